@@ -1,0 +1,45 @@
+"""Optax gradient transformations that remove the grokking plateau."""
+
+from egd_optax.columns import normalize_by_column_norm
+from egd_optax.egalitarian import egd, scale_by_egd
+from egd_optax.grokfast import (
+    GrokfastEMAState,
+    GrokfastMAState,
+    grokfast_ema,
+    grokfast_ma,
+)
+from egd_optax.penalties import (
+    add_frobenius_penalty,
+    add_nuclear_norm_penalty,
+    delayed_onset,
+)
+from egd_optax.polar import polar_by_eigh, polar_by_svd
+from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
+from egd_optax.switching import (
+    SwitchOnMetricState,
+    delayed_frobenius_penalty,
+    switch_on_metric,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GrokfastEMAState",
+    "GrokfastMAState",
+    "SwitchOnMetricState",
+    "add_frobenius_penalty",
+    "add_nuclear_norm_penalty",
+    "condition_numbers",
+    "delayed_frobenius_penalty",
+    "delayed_onset",
+    "effective_ranks",
+    "egd",
+    "grokfast_ema",
+    "grokfast_ma",
+    "normalize_by_column_norm",
+    "polar_by_eigh",
+    "polar_by_svd",
+    "scale_by_egd",
+    "singular_values",
+    "switch_on_metric",
+]

@@ -1,0 +1,71 @@
+"""Column normalization: the cheap variant of egalitarian gradient descent."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.matrices import WeightDimensionNumbers, map_matrices
+
+
+def normalize_by_column_norm(
+    floor: jax.typing.ArrayLike = 0.01,
+    *,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scales the gradient of each output unit's incoming weights to unit L2 norm.
+
+    For a kernel's gradient G ``(fan_in, fan_out)``, in Flax's layout,
+
+    .. math:: G_{ij} \leftarrow G_{ij} \, / \, \max(\textstyle\sqrt{\sum_i G_{ij}^2},
+        \text{floor}).
+
+    Leaves that are not matrices pass through.
+
+    Args:
+      floor: least denominator, so that units whose gradient has vanished are not
+        blown up; the published code uses 0.01. Zero normalizes every column and
+        leaves zero columns at zero.
+      weight_dimension_numbers: which axes of each leaf are input and output, as in
+        :func:`egd_optax.scale_by_egd`.
+
+    Returns:
+      A stateless gradient transformation.
+
+    Raises:
+      ValueError: at ``update``, where dimension numbers do not fit a leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import normalize_by_column_norm
+      >>> tx = normalize_by_column_norm()
+      >>> grads = {"kernel": jnp.array([[3.0, 0.0], [4.0, 0.001]])}
+      >>> updates, _ = tx.update(grads, tx.init(grads))
+      >>> print(updates["kernel"].round(3))
+      [[0.6 0. ]
+       [0.8 0.1]]
+
+    Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
+    2510.04930, and its released code, which divides by column in this layout.
+    """
+
+    def normalize(x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        # Squares of numbers beyond 1e19 overflow in float32, those below 1e-19 vanish.
+        scale = jnp.max(jnp.abs(wide), axis=-2, keepdims=True)
+        scale = jnp.where(scale > 0, scale, 1)
+        norm = scale * jnp.linalg.norm(wide / scale, axis=-2, keepdims=True)
+        least = jnp.maximum(norm, jnp.asarray(floor, norm.dtype))
+        return (wide / jnp.where(least > 0, least, 1)).astype(x.dtype)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params, extra_args
+        return map_matrices(normalize, updates, weight_dimension_numbers), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

@@ -1,0 +1,214 @@
+"""Grokfast: low-pass filters that amplify the slow part of the gradient."""
+
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+class GrokfastEMAState(NamedTuple):
+    """State of :func:`grokfast_ema`."""
+
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
+    ema: optax.Updates  # shapes of the parameters, at least float32
+
+
+class GrokfastMAState(NamedTuple):
+    """State of :func:`grokfast_ma`."""
+
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
+    queue: optax.Updates  # (window_size, *shape) of each parameter, in its dtype
+    total: optax.Updates  # sum of the queue, at least float32
+    fresh: optax.Updates  # sum since the queue was last filled from its start
+
+
+def grokfast_ema(
+    alpha: jax.typing.ArrayLike = 0.98, lamb: jax.typing.ArrayLike = 2.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds an amplified exponential moving average of the gradient to it.
+
+    .. math::
+      m_1 = g_1, \quad m_t = \alpha m_{t-1} + (1 - \alpha) g_t, \quad
+      g_t \leftarrow g_t + \lambda m_t.
+
+    Put it first in a chain: the filter sees the raw gradient, weight decay and the
+    optimizer come after it. Under plain SGD the effective learning rate grows by up to
+    1 + λ; Adam cancels that factor.
+
+    Args:
+      alpha: momentum of the average, in [0, 1).
+      lamb: factor λ of the average.
+
+    Returns:
+      A gradient transformation. The average is kept in at least float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import grokfast_ema
+      >>> tx = grokfast_ema(alpha=0.5, lamb=2.0)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> updates, state = tx.update(jnp.ones(1), state)
+      >>> updates, state = tx.update(jnp.zeros(1), state)
+      >>> print(updates)
+      [1.]
+
+    Source: Lee et al., *Grokfast: Accelerated Grokking by Amplifying Slow Gradients*,
+    arXiv 2405.20233.
+    """
+
+    def init_fn(params: optax.Params) -> GrokfastEMAState:
+        return GrokfastEMAState(jnp.zeros([], jnp.int32), _zeros_like(params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: GrokfastEMAState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, GrokfastEMAState]:
+        del params, extra_args
+
+        def average(m: jax.Array, g: jax.Array) -> jax.Array:
+            a = jnp.asarray(alpha, m.dtype)
+            g = g.astype(m.dtype)
+            return jnp.where(state.count == 0, g, a * m + (1 - a) * g)
+
+        ema = jax.tree.map(average, state.ema, updates)
+        updates = _amplify(updates, ema, lamb)
+        return updates, GrokfastEMAState(optax.safe_increment(state.count), ema)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def grokfast_ma(
+    # inject_hyperparams would trace a plain int, and the size of the queue cannot be
+    # traced; a NumPy integer stays static there.
+    window_size: int = np.int64(100),  # type: ignore[assignment]
+    lamb: jax.typing.ArrayLike = 5.0,
+    *,
+    filter_type: str = "mean",
+    warmup: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the amplified mean (or sum) of the last gradients to the gradient.
+
+    .. math:: g_t \leftarrow g_t + \lambda \cdot
+        \tfrac{1}{w} \textstyle\sum_{s = t - w + 1}^{t} g_s
+
+    once ``window_size`` = w gradients have been seen; with ``warmup=False`` from the
+    start, over the gradients seen so far. Memory: w copies of the gradients.
+
+    Args:
+      window_size: number w of gradients in the queue, the current one included; a
+        static integer (name it in ``static_args`` of ``optax.inject_hyperparams``
+        where it is given).
+      lamb: factor λ of the mean or sum.
+      filter_type: ``"mean"`` or ``"sum"``.
+      warmup: whether to wait until the queue is full.
+
+    Returns:
+      A gradient transformation.
+
+    Raises:
+      ValueError: ``window_size`` is below one, or ``filter_type`` is unknown.
+      TypeError: ``window_size`` is traced or no integer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import grokfast_ma
+      >>> tx = grokfast_ma(window_size=2, lamb=1.0)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> for g in (1.0, 3.0):
+      ...     updates, state = tx.update(jnp.array([g]), state)
+      ...     print(updates)
+      [1.]
+      [5.]
+
+    Source: Lee et al., *Grokfast: Accelerated Grokking by Amplifying Slow Gradients*,
+    arXiv 2405.20233.
+    """
+    if filter_type not in ("mean", "sum"):
+        raise ValueError(f"filter_type must be 'mean' or 'sum', got {filter_type!r}")
+    if not isinstance(window_size, jax.core.Tracer):
+        _check_window(window_size)
+
+    def init_fn(params: optax.Params) -> GrokfastMAState:
+        size = _check_window(window_size)
+        queue = jax.tree.map(lambda p: jnp.zeros((size, *p.shape), p.dtype), params)
+        zeros = _zeros_like(params)
+        return GrokfastMAState(jnp.zeros([], jnp.int32), queue, zeros, zeros)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: GrokfastMAState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, GrokfastMAState]:
+        del params, extra_args
+        leaves = jax.tree.leaves(state.queue)
+        if not leaves:
+            return updates, state
+        size = leaves[0].shape[0]
+        slot = state.count % size
+
+        # Adding and subtracting for ever would gather rounding errors. A sum begun
+        # anew with every round of the queue takes over at its end.
+        total = jax.tree.map(
+            lambda s, q, g: s + g.astype(s.dtype) - q[slot].astype(s.dtype),
+            state.total,
+            state.queue,
+            updates,
+        )
+        fresh = jax.tree.map(
+            lambda s, g: jnp.where(slot == 0, 0, s) + g.astype(s.dtype),
+            state.fresh,
+            updates,
+        )
+        total = jax.tree.map(
+            lambda t, f: jnp.where(slot == size - 1, f, t), total, fresh
+        )
+        queue = jax.tree.map(lambda q, g: q.at[slot].set(g), state.queue, updates)
+
+        count = optax.safe_increment(state.count)
+        weight = lamb
+        if filter_type == "mean":
+            weight = weight / jnp.minimum(count, size)
+        if warmup:
+            weight = jnp.where(count >= size, weight, 0)
+        updates = _amplify(updates, total, weight)
+        return updates, GrokfastMAState(count, queue, total, fresh)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_window(window_size: int) -> int:
+    try:
+        size = operator.index(window_size)
+    except TypeError as error:
+        raise TypeError(
+            "grokfast_ma needs a static integer window_size (under "
+            "optax.inject_hyperparams: static_args='window_size'), "
+            f"got {window_size!r}"
+        ) from error
+    if size < 1:
+        raise ValueError(f"window_size must be at least 1, got {size}")
+    return size
+
+
+def _zeros_like(params: optax.Params) -> optax.Updates:
+    return jax.tree.map(
+        lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
+    )
+
+
+def _amplify(
+    updates: optax.Updates, slow: optax.Updates, weight: jax.typing.ArrayLike
+) -> optax.Updates:
+    return jax.tree.map(
+        lambda g, s: (g.astype(s.dtype) + jnp.asarray(weight, s.real.dtype) * s).astype(
+            g.dtype
+        ),
+        updates,
+        slow,
+    )

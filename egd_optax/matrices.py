@@ -1,0 +1,120 @@
+"""How an array is seen as matrices, and how the matrices of a tree are stacked."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+# A tree (or a prefix of one) of MuonDimensionNumbers and None, or a function from the
+# tree of arrays to such a tree; None stands for the default rule.
+WeightDimensionNumbers = Any
+
+
+class MatrixLayout(NamedTuple):
+    """How one leaf is laid out as matrices."""
+
+    axes: tuple[int, ...]  # batch, then reduction (fan-in), then output (fan-out) axes
+    shape: tuple[int, int, int]  # (batch, fan_in, fan_out)
+
+
+def map_matrices(
+    fn: Callable[[jax.Array], jax.Array],
+    tree: optax.Updates,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+    otherwise: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> optax.Updates:
+    """Applies fn to every matrix of a tree, all matrices of one shape in one call.
+
+    ``fn`` maps an array ``(batch, fan_in, fan_out)`` to one of the same shape, matrix
+    by matrix. Leaves of the same matrix shape and dtype are concatenated along the
+    batch axis. ``otherwise`` is applied to leaves that are not matrices.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    layouts = matrix_layouts(tree, weight_dimension_numbers)
+    stacks: dict[Any, list[tuple[int, MatrixLayout]]] = {}
+    for index, (leaf, layout) in enumerate(zip(leaves, layouts, strict=True)):
+        if layout is None:
+            leaves[index] = otherwise(leaf)
+        else:
+            key = (layout.shape[1:], jnp.asarray(leaf).dtype)
+            stacks.setdefault(key, []).append((index, layout))
+    for members in stacks.values():
+        parts = [to_matrices(leaves[index], layout) for index, layout in members]
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        results = jnp.split(fn(jnp.concatenate(parts)), ends)
+        for (index, layout), result in zip(members, results, strict=True):
+            leaves[index] = _from_matrices(result, leaves[index].shape, layout)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def matrix_layouts(
+    tree: optax.Params, weight_dimension_numbers: WeightDimensionNumbers = None
+) -> list[MatrixLayout | None]:
+    """The layout of each leaf, in the order of ``jax.tree.leaves``; None: no matrix."""
+    numbers = weight_dimension_numbers
+    if callable(numbers):
+        numbers = numbers(tree)
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    if numbers is None:
+        given = [
+            MuonDimensionNumbers() if jnp.ndim(leaf) == 2 else None for _, leaf in paths
+        ]
+    else:
+        given = _broadcast(numbers, tree)
+    return [
+        None if number is None else _layout(jax.tree_util.keystr(path), leaf, number)
+        for (path, leaf), number in zip(paths, given, strict=True)
+    ]
+
+
+def to_matrices(x: jax.Array, layout: MatrixLayout) -> jax.Array:
+    """The leaf as an array ``(batch, fan_in, fan_out)``."""
+    return jnp.transpose(x, layout.axes).reshape(layout.shape)
+
+
+def _from_matrices(
+    x: jax.Array, shape: tuple[int, ...], layout: MatrixLayout
+) -> jax.Array:
+    x = x.reshape([shape[axis] for axis in layout.axes])
+    return jnp.transpose(x, sorted(range(len(shape)), key=lambda i: layout.axes[i]))
+
+
+def _broadcast(numbers: Any, tree: Any) -> list[MuonDimensionNumbers | None]:
+    given: list[MuonDimensionNumbers | None] = []
+    # The numbers may be a prefix of the tree, and optax.masked and optax.partition
+    # leave empty nodes where the numbers still name a leaf.
+    jax.tree.map(
+        lambda number, subtree: given.extend([number] * len(jax.tree.leaves(subtree))),
+        numbers,
+        tree,
+        is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
+    )
+    return given
+
+
+def _layout(path: str, x: jax.Array, number: MuonDimensionNumbers) -> MatrixLayout:
+    def fail(reason: str) -> ValueError:
+        return ValueError(f"leaf {path} of shape {jnp.shape(x)}: {number} {reason}")
+
+    if not isinstance(number, MuonDimensionNumbers):
+        raise fail("is neither MuonDimensionNumbers nor None")
+    rank = jnp.ndim(x)
+    sides: list[tuple[int, ...]] = []
+    for axes in number:
+        axes = (axes,) if isinstance(axes, int) else tuple(axes)
+        if not axes or not all(-rank <= axis < rank for axis in axes):
+            raise fail(f"does not name axes of an array of {rank}")
+        sides.append(tuple(axis % rank for axis in axes))
+    named = sides[0] + sides[1]
+    if len(set(named)) < len(named):
+        raise fail("names an axis twice")
+    batch = tuple(axis for axis in range(rank) if axis not in named)
+    batch_size, fan_in, fan_out = (
+        math.prod(x.shape[axis] for axis in axes) for axes in (batch, *sides)
+    )
+    return MatrixLayout(batch + named, (batch_size, fan_in, fan_out))

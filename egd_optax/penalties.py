@@ -1,0 +1,183 @@
+"""Penalties on the weights, added as gradients, and the schedule that delays them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.matrices import WeightDimensionNumbers, map_matrices
+from egd_optax.polar import polar_by_eigh
+
+Mask = Any | Callable[[optax.Params], Any]
+
+
+def add_frobenius_penalty(
+    strength: optax.ScalarOrSchedule, mask: Mask | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the gradient of a squared Frobenius norm, summed over all weights.
+
+    .. math:: g \leftarrow g + 2 \, \text{strength} \cdot W = g + \nabla_W \,
+        \text{strength} \sum \|W\|_F^2
+
+    Every leaf counts, vectors included, unless a mask excludes it. The same as
+    ``optax.add_decayed_weights(2 * strength)``, but for the dtype, which stays the
+    gradient's own. Put before a whitening the penalty is whitened with the gradient;
+    put after it, it is a decoupled decay.
+
+    Args:
+      strength: factor of the penalty, a number or a schedule.
+      mask: tree of booleans (or a prefix, or a function of the parameters that gives
+        one): where the penalty applies.
+
+    Returns:
+      A gradient transformation whose ``update`` needs ``params``.
+
+    Raises:
+      ValueError: at ``update``, if ``params`` is missing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import add_frobenius_penalty
+      >>> tx = add_frobenius_penalty(0.5)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.zeros(2), tx.init(params), params)
+      >>> print(updates)
+      [ 1. -2.]
+
+    Source: *A Simple Method for Accelerating Grokking* (LessWrong), where it is added
+    once the training data is memorized: :func:`egd_optax.delayed_frobenius_penalty`.
+    """
+    return _add_to_gradient(
+        lambda params: jax.tree.map(lambda p: 2 * p, params), strength, mask
+    )
+
+
+def add_nuclear_norm_penalty(
+    strength: optax.ScalarOrSchedule,
+    *,
+    polar_fn: Callable[[jax.Array], jax.Array] | None = None,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the gradient of the nuclear norm (sum of singular values) of each matrix.
+
+    .. math:: g \leftarrow g + \text{strength} \cdot U V^\top
+        \in g + \partial_W \, \text{strength} \, \|W\|_*, \qquad W = U S V^\top
+
+    The subgradient is the polar factor of W, so no singular value decomposition is
+    differentiated, nor computed. Directions in which W vanishes get none. Leaves that
+    are not matrices pass through.
+
+    Args:
+      strength: factor of the penalty, a number or a schedule.
+      polar_fn: polar factor of arrays ``(..., m, n)``; None takes
+        :func:`egd_optax.polar_by_eigh`.
+      weight_dimension_numbers: which axes of each leaf are input and output, as in
+        :func:`egd_optax.scale_by_egd`.
+      mask: tree of booleans (or a prefix, or a function of the parameters that gives
+        one): where the penalty applies.
+
+    Returns:
+      A gradient transformation whose ``update`` needs ``params``.
+
+    Raises:
+      ValueError: at ``update``, if ``params`` is missing or dimension numbers do not
+        fit a leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import add_nuclear_norm_penalty
+      >>> tx = add_nuclear_norm_penalty(0.5)
+      >>> params = {"kernel": jnp.array([[0.0, 3.0], [0.0, 0.0]])}
+      >>> zeros = {"kernel": jnp.zeros((2, 2))}
+      >>> updates, _ = tx.update(zeros, tx.init(params), params)
+      >>> print(updates["kernel"])
+      [[0.  0.5]
+       [0.  0. ]]
+
+    Source: *A Simple Method for Accelerating Grokking* (LessWrong) has the penalty,
+    through an SVD; Watson, *Characterization of the subdifferential of some matrix
+    norms* (1992), has its subgradient.
+    """
+    whiten = polar_by_eigh if polar_fn is None else polar_fn
+    return _add_to_gradient(
+        lambda params: map_matrices(
+            whiten, params, weight_dimension_numbers, otherwise=jnp.zeros_like
+        ),
+        strength,
+        mask,
+    )
+
+
+def delayed_onset(
+    value: jax.typing.ArrayLike,
+    onset_step: jax.typing.ArrayLike,
+    ramp_steps: jax.typing.ArrayLike = 0,
+) -> optax.Schedule:
+    r"""A schedule that is 0 before a step and ``value`` after, with a linear ramp.
+
+    .. math:: s(t) = \text{value} \cdot \min(1, (t - \text{onset}) / \text{ramp})
+        \quad \text{for } t \ge \text{onset, else } 0
+
+    Args:
+      value: what the schedule reaches.
+      onset_step: first step at which the schedule rises; without a ramp, the first
+        step at which it is ``value``.
+      ramp_steps: number of steps from 0 to ``value``.
+
+    Returns:
+      A function of the step count, for any argument that takes a schedule.
+
+    Example:
+      >>> from egd_optax import delayed_onset
+      >>> schedule = delayed_onset(0.5, onset_step=10, ramp_steps=10)
+      >>> print([float(schedule(step)) for step in (9, 10, 15, 20, 99)])
+      [0.0, 0.0, 0.25, 0.5, 0.5]
+    """
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        past = jnp.asarray(count) - onset_step
+        # A ramp of no steps must not divide by zero, and then its first step is full.
+        ramp = jnp.where(
+            past >= ramp_steps, 1.0, past / jnp.where(ramp_steps == 0, 1, ramp_steps)
+        )
+        return jnp.where(past >= 0, ramp, 0.0) * value
+
+    return schedule
+
+
+def _add_to_gradient(
+    direction: Callable[[optax.Params], optax.Updates],
+    strength: optax.ScalarOrSchedule,
+    mask: Mask | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adds ``strength * direction(params)`` to the updates."""
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        del params
+        if callable(strength):
+            return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+        return optax.EmptyState()
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del extra_args
+        if params is None:
+            raise ValueError("a weight penalty needs tx.update(grads, state, params)")
+        factor = strength
+        if callable(strength):
+            factor = strength(state.count)
+            state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
+        updates = jax.tree.map(
+            lambda g, d: (g + factor * d).astype(g.dtype), updates, direction(params)
+        )
+        return updates, state
+
+    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return tx if mask is None else optax.masked(tx, mask)

@@ -1,0 +1,111 @@
+"""Singular values of the matrices of a tree, for logging."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.matrices import WeightDimensionNumbers, matrix_layouts, to_matrices
+
+
+def singular_values(
+    tree: optax.Params, *, weight_dimension_numbers: WeightDimensionNumbers = None
+) -> optax.Params:
+    r"""Singular values of every matrix of a tree, in descending order.
+
+    Args:
+      tree: arrays, such as gradients or parameters.
+      weight_dimension_numbers: which axes of each leaf are input and output, as in
+        :func:`egd_optax.scale_by_egd`.
+
+    Returns:
+      The tree with each matrix ``(fan_in, fan_out)`` replaced by its min(fan_in,
+      fan_out) singular values, in at least float32, a batch of matrices by an array
+      ``(batch, min(fan_in, fan_out))``, and each other leaf by None, so that
+      ``jax.tree.leaves`` has one entry a matrix.
+
+    Raises:
+      ValueError: dimension numbers do not fit a leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import singular_values
+      >>> params = {"kernel": jnp.diag(jnp.array([1.0, 3.0])), "bias": jnp.ones(2)}
+      >>> print(singular_values(params))
+      {'bias': None, 'kernel': Array([3., 1.], dtype=float32)}
+    """
+    return _per_matrix(lambda s: s, tree, weight_dimension_numbers)
+
+
+def condition_numbers(
+    tree: optax.Params, *, weight_dimension_numbers: WeightDimensionNumbers = None
+) -> optax.Params:
+    r"""Condition number σ_max / σ_min of every matrix; infinite where σ_min is zero.
+
+    Arguments, errors and the shape of the tree are those of :func:`singular_values`,
+    with a scalar (or one number a matrix of a batch) for each matrix.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import condition_numbers
+      >>> print(condition_numbers({"kernel": jnp.diag(jnp.array([1.0, 3.0]))}))
+      {'kernel': Array(3., dtype=float32)}
+    """
+
+    def condition(s: jax.Array) -> jax.Array:
+        largest, smallest = s[..., 0], s[..., -1]
+        ratio = largest / jnp.where(smallest == 0, 1, smallest)
+        return jnp.where(smallest == 0, jnp.inf, ratio)
+
+    return _per_matrix(condition, tree, weight_dimension_numbers)
+
+
+def effective_ranks(
+    tree: optax.Params, *, weight_dimension_numbers: WeightDimensionNumbers = None
+) -> optax.Params:
+    r"""Effective rank of every matrix: the exponential of its spectrum's entropy.
+
+    .. math:: \exp\Big(-\sum_i p_i \log p_i\Big),
+        \qquad p_i = \sigma_i / \sum_j \sigma_j
+
+    It is r for r equal singular values beside zeros, and 0 for a zero matrix.
+    Arguments, errors and the shape of the tree are those of :func:`singular_values`,
+    with a scalar (or one number a matrix of a batch) for each matrix.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import effective_ranks
+      >>> print(effective_ranks({"kernel": jnp.diag(jnp.array([2.0, 2.0, 0.0]))}))
+      {'kernel': Array(2., dtype=float32)}
+
+    Source: Roy and Vetterli, *The effective rank: a measure of effective
+    dimensionality* (EUSIPCO 2007).
+    """
+
+    def effective_rank(s: jax.Array) -> jax.Array:
+        total = jnp.sum(s, axis=-1, keepdims=True)
+        p = s / jnp.where(total == 0, 1, total)
+        entropy = jnp.sum(jax.scipy.special.entr(p), axis=-1)
+        return jnp.where(total[..., 0] == 0, 0, jnp.exp(entropy))
+
+    return _per_matrix(effective_rank, tree, weight_dimension_numbers)
+
+
+def _per_matrix(
+    fn: Callable[[jax.Array], jax.Array],
+    tree: optax.Params,
+    weight_dimension_numbers: WeightDimensionNumbers,
+) -> optax.Params:
+    leaves, treedef = jax.tree.flatten(tree)
+    layouts = matrix_layouts(tree, weight_dimension_numbers)
+    results: list[jax.Array | None] = []
+    for leaf, layout in zip(leaves, layouts, strict=True):
+        if layout is None:
+            results.append(None)
+            continue
+        matrices = to_matrices(leaf, layout)
+        wide = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+        values = fn(jnp.linalg.svd(wide, compute_uv=False))
+        results.append(values if len(layout.axes) > 2 else values[0])
+    return jax.tree.unflatten(treedef, results)

@@ -1,0 +1,156 @@
+"""One gradient transformation before an event, another from then on."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from egd_optax.penalties import add_frobenius_penalty
+
+
+class SwitchOnMetricState(NamedTuple):
+    """State of :func:`switch_on_metric`."""
+
+    switched: jax.Array  # shape=(), dtype=bool; once True it stays True
+    before: optax.OptState
+    after: optax.OptState
+
+
+def switch_on_metric(
+    metric: str,
+    threshold: jax.typing.ArrayLike,
+    before: optax.GradientTransformation,
+    after: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Applies ``before`` until a metric reaches a threshold, ``after`` from then on.
+
+    The metric comes as an extra argument of ``update``:
+    ``tx.update(grads, state, params, train_accuracy=accuracy)``. The update that sees
+    ``metric >= threshold`` for the first time is already made by ``after``; a metric
+    that falls again changes nothing, and NaN reaches no threshold. Only the branch in
+    force is run (``lax.cond``; under ``vmap`` both are, as everywhere in JAX), the
+    state of the other rests. Decide by training or validation metrics: a switch that
+    looks at test data leaks them into training.
+
+    Args:
+      metric: name of the extra argument, a real scalar.
+      threshold: value from which on ``after`` applies.
+      before: gradient transformation until then.
+      after: gradient transformation from then on. Both must give updates of the same
+        dtypes.
+
+    Returns:
+      A gradient transformation that passes all extra arguments on.
+
+    Raises:
+      ValueError: at ``update``, that is at trace time, if the metric is not passed or
+        not a scalar.
+
+    Example:
+      Plain gradients once 95 % of the validation data are right:
+
+      >>> import jax.numpy as jnp, optax
+      >>> from egd_optax import scale_by_egd, switch_on_metric
+      >>> tx = switch_on_metric("accuracy", 0.95, scale_by_egd(), optax.identity())
+      >>> grads = {"kernel": jnp.diag(jnp.array([2.0, 4.0]))}
+      >>> state = tx.init(grads)
+      >>> for accuracy in (0.5, 0.96, 0.9):
+      ...     updates, state = tx.update(grads, state, accuracy=accuracy)
+      ...     print(jnp.diagonal(updates["kernel"]))
+      [1. 1.]
+      [2. 4.]
+      [2. 4.]
+
+    Source: switching EGD off is proposed in Saheb Pasand and Dohmatob, *Egalitarian
+    Gradient Descent*, arXiv 2510.04930.
+    """
+    first = optax.with_extra_args_support(before)
+    second = optax.with_extra_args_support(after)
+
+    def init_fn(params: optax.Params) -> SwitchOnMetricState:
+        return SwitchOnMetricState(
+            jnp.zeros([], bool), first.init(params), second.init(params)
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: SwitchOnMetricState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SwitchOnMetricState]:
+        if metric not in extra_args:
+            passed = ", ".join(sorted(extra_args)) or "none"
+            raise ValueError(
+                f"switch_on_metric watches {metric!r}, which update was not given: "
+                f"call tx.update(grads, state, params, {metric}=...) "
+                f"(extra arguments passed: {passed})"
+            )
+        value = jnp.asarray(extra_args[metric])
+        if value.ndim:
+            raise ValueError(
+                f"switch_on_metric needs a scalar {metric!r}, got shape {value.shape}"
+            )
+        switched = state.switched | (value >= threshold)
+
+        def run_before() -> tuple[optax.Updates, SwitchOnMetricState]:
+            new, inner = first.update(updates, state.before, params, **extra_args)
+            return new, SwitchOnMetricState(switched, inner, state.after)
+
+        def run_after() -> tuple[optax.Updates, SwitchOnMetricState]:
+            new, inner = second.update(updates, state.after, params, **extra_args)
+            return new, SwitchOnMetricState(switched, state.before, inner)
+
+        return lax.cond(switched, run_after, run_before)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def delayed_frobenius_penalty(
+    strength: optax.ScalarOrSchedule = 0.01,
+    *,
+    metric: str = "train_accuracy",
+    threshold: jax.typing.ArrayLike = 0.99,
+) -> optax.GradientTransformationExtraArgs:
+    r"""A squared Frobenius norm penalty that sets in once training data is memorized.
+
+    .. math:: g \leftarrow g + 2 \, \text{strength} \cdot W \quad \text{from the first
+        step on at which metric} \ge \text{threshold}
+
+    ``switch_on_metric(metric, threshold, optax.identity(),
+    add_frobenius_penalty(strength))``; put it before the optimizer, as the gradient of
+    a loss term.
+
+    Args:
+      strength: factor of the penalty, a number or a schedule; a schedule counts the
+        steps since the onset.
+      metric: name of the extra argument of ``update`` to watch.
+      threshold: value of it at which the penalty sets in.
+
+    Returns:
+      A gradient transformation whose ``update`` needs ``params`` and the metric.
+
+    Raises:
+      ValueError: at ``update``, if ``params`` or the metric is missing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import delayed_frobenius_penalty
+      >>> tx = delayed_frobenius_penalty(0.5)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> state = tx.init(params)
+      >>> for accuracy in (0.5, 0.99):
+      ...     updates, state = tx.update(
+      ...         jnp.zeros(2), state, params, train_accuracy=accuracy
+      ...     )
+      ...     print(updates)
+      [0. 0.]
+      [ 1. -2.]
+
+    Source: *A Simple Method for Accelerating Grokking* (LessWrong): strength 0.01 over
+    all weight tensors, from a training accuracy of 0.99 on, under Adam.
+    """
+    return switch_on_metric(
+        metric, threshold, optax.identity(), add_frobenius_penalty(strength)
+    )
