@@ -1,0 +1,1 @@
+"""The grokking workbench: tasks, models, recipes and a compiled training program."""

@@ -1,0 +1,151 @@
+"""Datasets as arrays, and their split into training, validation and test part."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+Encoding = Literal["one-hot", "tokens"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A classification problem, all of whose examples are known."""
+
+    name: str
+    inputs: np.ndarray  # (examples, features), float32 one-hots or int32 tokens
+    labels: np.ndarray  # (examples,), int32
+    classes: int
+
+
+class Split(NamedTuple):
+    """Disjoint indices of a task's examples."""
+
+    train: jax.Array  # (n,), int32
+    validation: jax.Array  # (m,), int32; empty unless asked for
+    test: jax.Array  # (examples - n - m,), int32
+
+
+class _Operation(NamedTuple):
+    symbol: str
+    compute: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
+
+def _divide(a: np.ndarray, b: np.ndarray, p: int) -> np.ndarray:
+    inverses = np.array([0] + [pow(x, -1, p) for x in range(1, p)])
+    return a * inverses[b] % p
+
+
+OPERATIONS = {
+    "addition": _Operation("+", lambda a, b, p: (a + b) % p),
+    "subtraction": _Operation("−", lambda a, b, p: (a - b) % p),
+    "multiplication": _Operation("·", lambda a, b, p: a * b % p),
+    "division": _Operation("/", _divide),
+}
+
+
+def modular_arithmetic(
+    operation: str, modulus: int, *, encoding: Encoding = "one-hot"
+) -> Task:
+    """All examples of a ∘ b mod p, for one of the four operations.
+
+    Args:
+      operation: a key of ``OPERATIONS``: addition, subtraction, multiplication or
+        division. Division is by b ≠ 0 and needs a prime modulus; the others take all
+        p² pairs.
+      modulus: p, at least 2.
+      encoding: ``"one-hot"``, two one-hots side by side, float32 ``(examples, 2p)``,
+        as Saheb Pasand and Dohmatob (arXiv 2510.04930) have it; ``"tokens"``, the
+        four tokens a, ∘, b, =, int32 ``(examples, 4)`` with ∘ = p and = being p + 1,
+        as Power et al. (arXiv 2201.02177) have it.
+
+    Returns:
+      The task, with p classes, pairs in lexicographic order of (a, b).
+
+    Raises:
+      ValueError: unknown operation or encoding, modulus below 2, or division by a
+        composite modulus.
+
+    Example:
+      >>> from egd_optax.grokking.tasks import modular_arithmetic
+      >>> task = modular_arithmetic("division", 5, encoding="tokens")
+      >>> print(task.name, task.inputs[1], task.labels[1])
+      a / b mod 5 [0 5 2 6] 0
+    """
+    if operation not in OPERATIONS:
+        raise ValueError(
+            f"unknown task {operation!r}: choose one of {', '.join(OPERATIONS)}"
+        )
+    if encoding not in ("one-hot", "tokens"):
+        raise ValueError(f"unknown encoding {encoding!r}: choose one-hot or tokens")
+    if modulus < 2:
+        raise ValueError(f"the modulus must be at least 2, got {modulus}")
+    p = modulus
+    least = 0
+    if operation == "division":
+        divisor = _smallest_divisor(p)
+        if divisor < p:
+            raise ValueError(
+                f"division needs a prime modulus, and {p} is divisible by {divisor}"
+            )
+        least = 1
+    a, b = np.meshgrid(np.arange(p), np.arange(least, p), indexing="ij")
+    a, b = a.ravel(), b.ravel()
+    symbol, compute = OPERATIONS[operation]
+    if encoding == "one-hot":
+        eye = np.eye(p, dtype=np.float32)
+        inputs = np.concatenate([eye[a], eye[b]], axis=1)
+    else:
+        signs = np.full_like(a, p), np.full_like(a, p + 1)
+        inputs = np.stack([a, signs[0], b, signs[1]], axis=1).astype(np.int32)
+    labels = compute(a, b, p).astype(np.int32)
+    return Task(f"a {symbol} b mod {p}", inputs, labels, classes=p)
+
+
+def split(
+    examples: int,
+    key: jax.Array,
+    *,
+    train_fraction: float = 0.5,
+    validation_fraction: float = 0.0,
+) -> Split:
+    """Shuffles the examples and cuts them into training, validation and test part.
+
+    Args:
+      examples: number of examples of the task.
+      key: random key of the shuffle.
+      train_fraction: share of all examples taken for training, in (0, 1).
+      validation_fraction: share of the training part held out of it, in [0, 1): for
+        switches and the choice of hyperparameters, which must not see test data.
+
+    Returns:
+      Indices into the inputs and labels of the task.
+
+    Raises:
+      ValueError: a fraction is out of its range, or leaves a part it asks for empty.
+    """
+    if not 0 < train_fraction < 1:
+        raise ValueError(
+            f"the train fraction must lie strictly between 0 and 1, "
+            f"got {train_fraction}"
+        )
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"the validation fraction must lie in [0, 1), got {validation_fraction}"
+        )
+    known = int(train_fraction * examples)
+    held_out = int(validation_fraction * known)
+    if known == held_out or known == examples or (validation_fraction and not held_out):
+        raise ValueError(
+            f"of {examples} examples, a train fraction of {train_fraction} and a "
+            f"validation fraction of {validation_fraction} leave a part empty"
+        )
+    order = jax.random.permutation(key, examples)
+    return Split(order[held_out:known], order[:held_out], order[known:])
+
+
+def _smallest_divisor(n: int) -> int:
+    return next((d for d in range(2, math.isqrt(n) + 1) if n % d == 0), n)
