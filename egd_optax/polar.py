@@ -263,7 +263,9 @@ def _damped_inverse_root(
     clipped_gap = clipped[..., :, None] - clipped[..., None, :]
     a, b = root[..., :, None], root[..., None, :]
     distinct = gap != 0
-    between_kept = -jnp.where(distinct, clipped_gap, energy[..., None, :] >= cut) / (
+    # Where two coincide, the slope of clipping.
+    slope = (energy >= cut)[..., None, :]
+    between_kept = -jnp.where(distinct, clipped_gap, slope) / (
         a * b * (a + b) * jnp.where(distinct, gap, 1)
     )
     cubed = 1 / (clipped * root)

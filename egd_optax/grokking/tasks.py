@@ -92,8 +92,8 @@ def modular_arithmetic(
                 f"division needs a prime modulus, and {p} is divisible by {divisor}"
             )
         least = 1
-    a, b = np.meshgrid(np.arange(p), np.arange(least, p), indexing="ij")
-    a, b = a.ravel(), b.ravel()
+    grid = np.meshgrid(np.arange(p), np.arange(least, p), indexing="ij")
+    a, b = (side.ravel() for side in grid)
     symbol, compute = OPERATIONS[operation]
     if encoding == "one-hot":
         eye = np.eye(p, dtype=np.float32)
@@ -138,7 +138,7 @@ def split(
         )
     known = int(train_fraction * examples)
     held_out = int(validation_fraction * known)
-    if known == held_out or known == examples or (validation_fraction and not held_out):
+    if known in (held_out, examples) or (validation_fraction and not held_out):
         raise ValueError(
             f"of {examples} examples, a train fraction of {train_fraction} and a "
             f"validation fraction of {validation_fraction} leave a part empty"

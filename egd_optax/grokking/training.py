@@ -91,21 +91,9 @@ def train(
     Raises:
       ValueError: settings that do not fit each other or the task.
     """
-    _check(settings)
-    # Every seed's split has the same sizes.
-    sizes = jax.tree.map(len, _split(len(task.labels), jax.random.key(0), settings))
-    if settings.batch_size > sizes.train:
-        raise ValueError(
-            f"a batch of {settings.batch_size} is larger than the training part of "
-            f"{sizes.train} examples"
-        )
-    steps_per_epoch = sizes.train // settings.batch_size
+    check_settings(task, settings)
+    steps_per_epoch = _train_size(task, settings) // settings.batch_size
     evaluations = settings.max_steps // steps_per_epoch
-    if evaluations == 0:
-        raise ValueError(
-            f"a budget of {settings.max_steps} steps ends before the first epoch of "
-            f"{steps_per_epoch}"
-        )
     chunk = min(evaluations, math.ceil(_STEPS_PER_CHUNK / steps_per_epoch))
 
     start = time.perf_counter()
@@ -148,7 +136,8 @@ def train(
             return history
 
 
-def _check(settings: Settings) -> None:
+def check_settings(task: Task, settings: Settings) -> None:
+    """Raises ValueError, in one line, for settings that :func:`train` cannot take."""
     if not settings.seeds:
         raise ValueError("a run needs at least one seed, got none")
     for name in ("max_steps", "batch_size"):
@@ -157,6 +146,24 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if settings.patience is not None and settings.patience < 1:
         raise ValueError(f"patience must be at least 1, got {settings.patience}")
+    if not 0 < settings.threshold <= 1:
+        raise ValueError(f"the threshold must lie in (0, 1], got {settings.threshold}")
+    size = _train_size(task, settings)
+    if settings.batch_size > size:
+        raise ValueError(
+            f"a batch of {settings.batch_size} is larger than the training part of "
+            f"{size} examples"
+        )
+    if settings.max_steps < size // settings.batch_size:
+        raise ValueError(
+            f"a budget of {settings.max_steps} steps ends before the first epoch of "
+            f"{size // settings.batch_size}"
+        )
+
+
+def _train_size(task: Task, settings: Settings) -> int:
+    # The same for every seed.
+    return len(_split(len(task.labels), jax.random.key(0), settings).train)
 
 
 def _split(examples: int, key: jax.Array, settings: Settings) -> Split:
@@ -241,7 +248,7 @@ class _Program:
     def evaluate(
         self, params: Any, parts: Split, data: _Examples
     ) -> dict[str, jax.Array]:
-        metrics = {}
+        metrics: dict[str, jax.Array] = {}
         for part, indices in parts._asdict().items():
             if len(indices):
                 loss, accuracy = self.measure(params, indices, data)

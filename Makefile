@@ -1,0 +1,30 @@
+# The two commands a newcomer needs, and what CI adds. Everything lives in .venv.
+PYTHON ?= python3
+export JAX_COMPILATION_CACHE_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/egd-optax/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+
+.PHONY: demo test lint types clean
+
+demo: .venv/installed
+	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --out runs/add97
+
+test: .venv/installed
+	.venv/bin/python -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: .venv/installed
+	.venv/bin/mypy egd_optax
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "egd-optax needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv (a minute or two) ..."
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs

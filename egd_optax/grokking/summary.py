@@ -1,0 +1,123 @@
+"""The table of a race: one row a method, medians and ranges over the seeds."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from rich.table import Table
+
+from egd_optax.grokking.history import Crossing, History
+
+BASELINE = "sgd"
+
+
+def summary_csv(histories: Mapping[str, History], threshold: float) -> str:
+    """The summary as CSV; a field is empty where the threshold was not reached."""
+    rows = []
+    for name, history in histories.items():
+        row: dict[str, object] = {"optimizer": name, "seeds": len(history.seeds)}
+        crossings = {
+            "first": history.first_crossing(threshold),
+            "sustained": history.sustained_crossing(threshold),
+        }
+        for kind, crossing in crossings.items():
+            for unit, counted in ("steps", crossing), ("epochs", crossing.epochs):
+                low, high = counted.range
+                row[f"{kind}_{unit}_median"] = _finite(counted.median)
+                row[f"{kind}_{unit}_low"] = _finite(low)
+                row[f"{kind}_{unit}_high"] = _finite(high)
+        final = history.final()
+        row |= {
+            "final_test_accuracy_median": round(float(np.median(final)), 5),
+            "final_test_accuracy_low": round(float(np.min(final)), 5),
+            "final_test_accuracy_high": round(float(np.max(final)), 5),
+            "steps_run": int(history.steps[-1]),
+            "compile_seconds": round(history.compile_seconds, 2),
+            "run_seconds": round(history.run_seconds, 2),
+            "times_faster_than_sgd": speedup(name, histories, threshold),
+        }
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def summary_table(
+    histories: Mapping[str, History], *, title: str, threshold: float
+) -> Table:
+    """The summary for a terminal."""
+    seeds = len(next(iter(histories.values())).seeds)
+    table = Table(
+        title=title,
+        caption=f"Steps and epochs to {threshold:.0%} test accuracy: median over "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} (range). "
+        "First: when it was reached; sustained: from when on it never fell below. "
+        "Steps against SGD at first crossing.",
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+    )
+    table.add_column("optimizer", no_wrap=True)
+    for header in (
+        "first: steps",
+        "epochs",
+        "sustained: steps",
+        "epochs",
+        "final test",
+        "run",
+        "compile",
+        "vs SGD",
+    ):
+        table.add_column(header, justify="right")
+    for name, history in histories.items():
+        first = history.first_crossing(threshold)
+        sustained = history.sustained_crossing(threshold)
+        last = int(history.steps[-1])
+        table.add_row(
+            name,
+            _steps(first, last),
+            _epochs(first),
+            _steps(sustained, last),
+            _epochs(sustained),
+            f"{100 * np.median(history.final()):.1f} %",
+            f"{history.run_seconds:.0f} s",
+            f"{history.compile_seconds:.0f} s",
+            speedup(name, histories, threshold) or "–",
+        )
+    return table
+
+
+def speedup(name: str, histories: Mapping[str, History], threshold: float) -> str:
+    """How many times fewer steps than SGD; a bound where SGD did not get there."""
+    if BASELINE not in histories or name == BASELINE:
+        return ""
+    steps = histories[name].first_crossing(threshold).median
+    baseline = histories[BASELINE].first_crossing(threshold).median
+    if not math.isfinite(steps):
+        return ""
+    if math.isfinite(baseline):
+        return f"{baseline / steps:.1f}"
+    return f">{histories[BASELINE].steps[-1] / steps:.1f}"
+
+
+def _steps(crossing: Crossing, last: int) -> str:
+    if not math.isfinite(crossing.median):
+        return f"not within {last}"
+    low, high = crossing.range
+    if low == high:
+        return f"{crossing.median:.0f}"
+    top = f"{high:.0f}" if math.isfinite(high) else f">{last}"
+    return f"{crossing.median:.0f} ({low:.0f}–{top})"
+
+
+def _epochs(crossing: Crossing) -> str:
+    median = crossing.epochs.median
+    return f"{median:.0f}" if math.isfinite(median) else "–"
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else ""

@@ -1,0 +1,144 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from egd_optax.grokking import cli
+from egd_optax.grokking.history import History
+from egd_optax.grokking.recipes import RECIPES
+
+SMALL = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "9"]
+FILES = {"config.json", "history.jsonl", "race.png", "summary.csv"}
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["egd-grok", *map(str, arguments)])
+    cli.main()
+
+
+def test_a_race_leaves_table_picture_and_data(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "new" / "folder"
+    names = ["egd", "sgd"]
+    call(
+        monkeypatch,
+        *("race", "addition", *SMALL, "--seeds", 2, "--out", out),
+        *("--optimizers", *names),
+    )
+    assert {path.name for path in out.iterdir()} == FILES
+    printed = capsys.readouterr().out
+    assert "a + b mod 7" in printed
+    assert all(name in printed for name in names)
+    lines = [json.loads(x) for x in (out / "history.jsonl").read_text().splitlines()]
+    assert [(line["optimizer"], line["step"]) for line in lines] == [
+        (name, step) for name in names for step in (3, 6, 9)
+    ]
+    assert len(lines[0]["test_accuracy"]) == 2
+    rows = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
+    assert [row["optimizer"] for row in rows] == names
+    config = json.loads((out / "config.json").read_text())
+    assert config["command"]["modulus"] == 7
+    assert (out / "race.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_runs_one_optimizer(tmp_path, monkeypatch):
+    call(
+        monkeypatch,
+        *("train", "division", *SMALL, "--seeds", 1, "--out", tmp_path),
+        *("--optimizer", "adamw"),
+    )
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["race", "power"], "unknown task 'power'"),
+        (["race", "addition", "--optimizers", "egd", "adma"], "optimizer 'adma'"),
+        (["train", "addition", "--optimizer", "adma"], "unknown optimizer 'adma'"),
+        (["race", "division", "--modulus", "91"], "91 is divisible by 7"),
+        (["race", "addition", "--train-fraction", "1.5"], "got 1.5"),
+        (["race", "addition", "--train-fraction", "0"], "got 0.0"),
+        (["race", "addition", "--seeds", "0"], "at least one seed"),
+        (["race", "addition", "--width", "0"], "got 0"),
+        (["race", "addition", "--max-steps", "3"], "budget of 3 steps"),
+    ],
+)
+def test_bad_input_gets_one_line_and_writes_nothing(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *arguments, "--out", out)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "race", "addition", "--out", blocked / "below")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert str(blocked) in error
+    assert len(error.splitlines()) == 1
+    assert blocked.read_text() == "in the way"
+
+
+def test_an_interrupted_race_keeps_what_it_has(tmp_path, monkeypatch, capsys):
+    real = cli.train
+
+    def interrupted(task, make_model, optimizer, settings, *, report):
+        def report_and_stop(history: History):
+            report(history)
+            raise KeyboardInterrupt
+
+        return real(task, make_model, optimizer, settings, report=report_and_stop)
+
+    monkeypatch.setattr(cli, "train", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "race", "addition", *SMALL, "--out", tmp_path)
+    assert stop.value.code == 130
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "history.jsonl",
+    }
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 9
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_error_in_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with (
+        pytest.raises(RuntimeError, match="on the way"),
+        cli.replacing(path) as temporary,
+    ):
+        temporary.write_text("half")
+        raise RuntimeError("on the way")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_help_names_commands_and_usage_errors_exit_with_2():
+    def run(*arguments):
+        command = [sys.executable, "-m", "egd_optax.grokking.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    answer = run("--help")
+    assert answer.returncode == 0
+    assert "race" in answer.stdout
+    assert "train" in answer.stdout
+    answer = run("race", "addition", "--seeds", "many")
+    assert answer.returncode == 2
+    assert "Traceback" not in answer.stderr
+
+
+def test_every_recipe_has_a_colour_of_its_own():
+    assert len(set(cli.figures.COLORS)) >= len(RECIPES)

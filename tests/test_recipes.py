@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from reference import polar
+
+from egd_optax.grokking.recipes import RECIPES
+
+
+@pytest.fixture
+def params(rng):
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return {
+        "hidden": {"kernel": draw(6, 5), "bias": draw(5)},
+        "output": {"kernel": draw(5, 4)},
+    }
+
+
+@pytest.mark.parametrize("name", ["sgd", "column-norm", "egd-paper"])
+def test_the_release_is_run_as_released(name, params, rng):
+    grads = jax.tree.map(
+        lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params
+    )
+    # One direction below the absolute clamp of 1e-6.
+    u, s, vt = np.linalg.svd(np.asarray(grads["hidden"]["kernel"]), False)
+    s[-1] = 2e-7
+    grads["hidden"]["kernel"] = jnp.asarray((u * s) @ vt)
+    params["hidden"]["kernel"] = jnp.zeros((6, 5))
+
+    def first(g):
+        if name == "sgd":
+            return g
+        if name == "column-norm":
+            return g / np.maximum(np.linalg.norm(g, axis=0), 0.01)
+        return polar(g, 4) + 0.2 * (polar(g) - polar(g, 4))
+
+    tx = RECIPES[name].make()
+    updates, _ = tx.update(grads, tx.init(params), params)
+    expected = {
+        "hidden": {
+            "kernel": -0.7 * first(np.asarray(grads["hidden"]["kernel"])),
+            "bias": -0.7 * grads["hidden"]["bias"],
+        },
+        "output": {
+            "kernel": -0.7
+            * (grads["output"]["kernel"] + 1e-4 * params["output"]["kernel"])
+        },
+    }
+    tolerance = 0.05 if name == "egd-paper" else 1e-5
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), updates, expected
+    )
+
+
+def test_decay_is_whitened_with_the_gradient(params):
+    # With a zero gradient, the coupled decay alone is whitened to full size.
+    tx = RECIPES["egd-paper"].make()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(
+        updates["hidden"]["kernel"], -0.7 * polar(params["hidden"]["kernel"]), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_is_an_optimizer(name, params):
+    tx = optax.with_extra_args_support(RECIPES[name].make())
+    updates, _ = tx.update(params, tx.init(params), params, train_accuracy=0.0)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
+    assert RECIPES[name].source

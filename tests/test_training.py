@@ -1,0 +1,189 @@
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from egd_optax import egd, switch_on_metric
+from egd_optax.grokking import training
+from egd_optax.grokking.models import TwoLayerNet
+from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.tasks import modular_arithmetic
+from egd_optax.grokking.training import Settings, train
+
+TASK = modular_arithmetic("addition", 7)
+SMALL = Settings(seeds=(0, 1), max_steps=10, batch_size=8, patience=None)
+
+
+def small_net(rngs):
+    return TwoLayerNet(14, 7, width=16, rngs=rngs)
+
+
+def test_the_net_is_the_papers():
+    net = TwoLayerNet(200, 97, width=512, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (3, 200))
+    hidden, output = net.hidden, net.output
+    expected = np.maximum(x @ hidden.kernel[...] + hidden.bias[...], 0)
+    np.testing.assert_allclose(
+        net(x), expected @ output.kernel[...], rtol=2e-4, atol=1e-5
+    )
+    assert np.std(hidden.kernel[...]) == pytest.approx(np.sqrt(2 / 200), rel=0.02)
+    assert np.std(output.kernel[...]) == pytest.approx(np.sqrt(2 / 512), rel=0.02)
+    assert not np.any(hidden.bias[...])
+    assert output.bias is None
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_step_is_the_one_written_by_hand(backend, monkeypatch):
+    # The seeds are mapped on a CPU, vmapped elsewhere.
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    settings = dataclasses.replace(SMALL, batch_size=24, max_steps=2)
+    history = train(TASK, small_net, optax.sgd(0.5), settings)
+
+    for column, seed in enumerate(settings.seeds):
+        init_key, split_key, _ = jax.random.split(jax.random.key(seed), 3)
+        net = small_net(nnx.Rngs(init_key))
+        w1, w2 = np.float64(net.hidden.kernel[...]), np.float64(net.output.kernel[...])
+        b1 = np.zeros(16)
+        order = np.asarray(jax.random.permutation(split_key, 49))
+        train_part, test_part = order[:24], order[24:]
+        for row in range(2):
+            # One batch holds the whole training part, so its order does not matter.
+            x, y = TASK.inputs[train_part], TASK.labels[train_part]
+            z = x @ w1 + b1
+            h = np.maximum(z, 0)
+            p = np.exp(h @ w2)
+            p /= p.sum(axis=1, keepdims=True)
+            d = (p - np.eye(7)[y]) / 24
+            dz = d @ w2.T * (z > 0)
+            w1, b1, w2 = (
+                w1 - 0.5 * x.T @ dz,
+                b1 - 0.5 * dz.sum(axis=0),
+                w2 - 0.5 * h.T @ d,
+            )
+            for name, part in (("train", train_part), ("test", test_part)):
+                logits = np.maximum(TASK.inputs[part] @ w1 + b1, 0) @ w2
+                labels = TASK.labels[part]
+                chosen = logits[np.arange(len(part)), labels]
+                loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
+                accuracy = np.mean(logits.argmax(axis=1) == labels)
+                measured = history.metrics
+                assert measured[f"{name}_loss"][row, column] == pytest.approx(
+                    loss, 1e-4
+                )
+                assert measured[f"{name}_accuracy"][row, column] == pytest.approx(
+                    accuracy
+                )
+
+
+def test_runs_repeat_and_do_not_depend_on_their_company():
+    first = train(TASK, small_net, optax.sgd(0.1), SMALL)
+    again = train(TASK, small_net, optax.sgd(0.1), SMALL)
+    alone = train(
+        TASK, small_net, optax.sgd(0.1), dataclasses.replace(SMALL, seeds=(1,))
+    )
+    for name, values in first.metrics.items():
+        np.testing.assert_array_equal(values, again.metrics[name])
+        np.testing.assert_array_equal(values[:, 1:], alone.metrics[name])
+    assert np.any(
+        first.metrics["train_loss"][:, 0] != first.metrics["train_loss"][:, 1]
+    )
+
+
+def test_chunks_leave_no_seam(monkeypatch):
+    settings = dataclasses.replace(SMALL, max_steps=21)
+    whole = train(TASK, small_net, optax.adam(0.01), settings)
+    monkeypatch.setattr(training, "_STEPS_PER_CHUNK", 6)
+    reports = []
+    pieces = train(TASK, small_net, optax.adam(0.01), settings, report=reports.append)
+    assert [len(h.steps) for h in reports] == [2, 4, 6, 7]
+    assert list(pieces.steps) == [3, 6, 9, 12, 15, 18, 21]
+    for name, values in whole.metrics.items():
+        np.testing.assert_allclose(values, pieces.metrics[name], rtol=1e-5)
+
+
+def test_a_switch_sees_validation_but_no_test_metrics():
+    seen = []
+
+    def spy(updates, state, params=None, **extra_args):
+        seen.append(set(extra_args))
+        return updates, state
+
+    tx = optax.GradientTransformationExtraArgs(optax.init_empty_state, spy)
+    train(
+        TASK,
+        small_net,
+        optax.chain(tx, optax.sgd(0.1)),
+        dataclasses.replace(SMALL, validation_fraction=0.25),
+    )
+    assert set.union(*seen) == {
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+    }
+
+
+def test_a_switch_changes_the_run():
+    frozen = switch_on_metric(
+        "train_accuracy", 0.5, optax.sgd(0.3), optax.set_to_zero()
+    )
+    settings = dataclasses.replace(SMALL, max_steps=600)
+    history = train(TASK, small_net, frozen, settings)
+    for seed in range(2):
+        losses = history.metrics["train_loss"][:, seed]
+        crossed = np.argmax(history.metrics["train_accuracy"][:, seed] >= 0.5)
+        assert 0 < crossed < len(losses) - 1
+        assert len(np.unique(losses[:crossed])) > 1
+        np.testing.assert_array_equal(losses[crossed:], losses[crossed])
+
+
+def test_a_run_stops_when_every_seed_has_grokked():
+    # Everything is above a threshold of nearly zero from the first evaluation on.
+    settings = dataclasses.replace(SMALL, max_steps=3000, threshold=1e-9, patience=5)
+    tx = optax.adam(0.02)
+    history = train(TASK, small_net, tx, settings)
+    assert len(history.steps) < 1000
+    assert np.all(history.metrics["test_accuracy"][-5:] > 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": ()}, "at least one seed"),
+        ({"batch_size": 25}, "batch of 25 .* of 24 examples"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"max_steps": 2}, "budget of 2 steps"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"threshold": 95.0}, r"threshold must lie in \(0, 1\], got 95.0"),
+        ({"train_fraction": 1.0}, "train fraction .* got 1.0"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        train(TASK, small_net, optax.sgd(0.1), dataclasses.replace(SMALL, **change))
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_learns(name):
+    settings = dataclasses.replace(SMALL, max_steps=60, seeds=(0,))
+    history = train(TASK, small_net, RECIPES[name].make(), settings)
+    losses = history.metrics["train_loss"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_egd_groks():
+    task = modular_arithmetic("multiplication", 59)
+    settings = Settings(seeds=(0, 1), max_steps=210, batch_size=512, patience=5)
+    history = train(
+        task,
+        lambda rngs: TwoLayerNet(118, 59, width=256, rngs=rngs),
+        egd(0.85),
+        settings,
+    )
+    assert np.isfinite(history.sustained_crossing(0.95).median)
+    memorized = history.first_crossing(0.95, "train_accuracy").median
+    assert memorized < history.first_crossing(0.95).median
