@@ -120,7 +120,7 @@ def _run(
     console = Console()
     console.print(
         f"[bold]{task.name}[/], two-layer net of width {command.width}, "
-        f"{settings.train_fraction:.0%} of all pairs, batches of "
+        f"{settings.train_fraction:.0%} of all pairs,\nbatches of "
         f"{settings.batch_size}, {len(settings.seeds)} seeds, up to "
         f"{settings.max_steps} steps, on {jax.devices()[0].device_kind}"
     )
@@ -198,10 +198,7 @@ def _accuracy(history: History) -> str:
 
 
 def _time(history: History) -> str:
-    return (
-        f"{history.steps[-1]:>6} steps in {history.run_seconds:.0f} s "
-        f"(compiled in {history.compile_seconds:.0f} s)"
-    )
+    return f"{history.steps[-1]:>6} steps in {history.run_seconds:.0f} s"
 
 
 if __name__ == "__main__":

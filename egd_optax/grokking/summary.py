@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from egd_optax.grokking.history import Crossing, History
@@ -53,26 +54,23 @@ def summary_table(
     seeds = len(next(iter(histories.values())).seeds)
     table = Table(
         title=title,
-        caption=f"Steps and epochs to {threshold:.0%} test accuracy: median over "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} (range). "
-        "First: when it was reached; sustained: from when on it never fell below. "
-        "Steps against SGD at first crossing.",
+        caption=f"Median over {seeds} {'seed' if seeds == 1 else 'seeds'} (range). "
+        f"First: {threshold:.0%} test accuracy reached; sustained: never below again. "
+        "Final: test accuracy at the last step. Seconds: run + compilation, all seeds. "
+        "vs SGD: times fewer steps, first crossing.",
         title_justify="left",
         caption_justify="left",
-        header_style="bold",
+        title_style="bold",
+        # Fits into 80 columns.
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_edge=False,
     )
+    headers = "steps, first", "sustained", "epochs", "final", "seconds", "vs SGD"
     table.add_column("optimizer", no_wrap=True)
-    for header in (
-        "first: steps",
-        "epochs",
-        "sustained: steps",
-        "epochs",
-        "final test",
-        "run",
-        "compile",
-        "vs SGD",
-    ):
-        table.add_column(header, justify="right")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
     for name, history in histories.items():
         first = history.first_crossing(threshold)
         sustained = history.sustained_crossing(threshold)
@@ -80,12 +78,10 @@ def summary_table(
         table.add_row(
             name,
             _steps(first, last),
-            _epochs(first),
             _steps(sustained, last),
-            _epochs(sustained),
-            f"{100 * np.median(history.final()):.1f} %",
-            f"{history.run_seconds:.0f} s",
-            f"{history.compile_seconds:.0f} s",
+            f"{_epochs(first)}/{_epochs(sustained)}",
+            f"{100 * np.median(history.final()):.1f}%",
+            f"{history.run_seconds:.0f}+{history.compile_seconds:.0f}",
             speedup(name, histories, threshold) or "–",
         )
     return table
