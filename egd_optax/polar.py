@@ -170,7 +170,7 @@ def _whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
         too_small = [jnp.any(passes.pending[..., size:]) for size in sizes[:-1]]
         following = lax.switch(
             sum(flag.astype(jnp.int32) for flag in too_small),
-            [functools.partial(_resolve_leading, size=size) for size in sizes],
+            [functools.partial(_later_pass, size=size) for size in sizes],
             passes,
         )
         if x.ndim == 2:
@@ -187,23 +187,57 @@ def _whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
     passes = lax.while_loop(
         lambda passes: jnp.any(passes.pending),
         next_pass,
-        _resolve(x, rcond, relative=True),
+        _first_pass(x, rcond),
     )
     return _product(passes.vectors, passes.rows)
 
 
-def _resolve(x: jax.Array, floor: jax.Array, *, relative: bool = False) -> _Passes:
-    """One pass; the floor of a first one is ``relative`` to the largest row."""
-    # eigh reads one triangle; by default it would average both first.
-    vectors, _ = lax.linalg.eigh(_product(x, _adjoint(x)), symmetrize_input=False)
+def _first_pass(x: jax.Array, rcond: jax.Array) -> _Passes:
+    vectors = _left_vectors(x)
     rows = _product(_adjoint(vectors), x)
+    largest = jnp.max(jnp.linalg.norm(rows, axis=-1), axis=-1)
+    return _resolve(vectors, rows, floor=rcond * largest)
+
+
+def _later_pass(passes: _Passes, size: int) -> _Passes:
+    """A pass in which the rows after the first ``size`` are resolved already."""
+    block, rest = passes.rows[..., :size, :], passes.rows[..., size:, :]
+    left, right = passes.vectors[..., :size], passes.vectors[..., size:]
+
+    # Both parts overlap by some eps, and beside a small row that is much. Rotating by
+    # the angle between them leaves the square of it.
+    energy = jnp.sum(jnp.abs(block) ** 2, axis=-1, keepdims=True)
+    overlap = _product(block, _adjoint(rest))
+    angle = jnp.where(energy < 0.9, overlap / (1 - jnp.minimum(energy, 0.9)), 0)
+    block, rest, left, right = (
+        block - _product(angle, rest),
+        rest + _product(_adjoint(angle), block),
+        left - _product(right, _adjoint(angle)),
+        right + _product(left, angle),
+    )
+
+    inner = _left_vectors(block)
+    return _resolve(
+        vectors=jnp.concatenate([_product(left, inner), right], axis=-1),
+        rows=jnp.concatenate([_product(_adjoint(inner), block), rest], axis=-2),
+        floor=passes.floor,
+    )
+
+
+def _left_vectors(x: jax.Array) -> jax.Array:
+    # eigh reads one triangle; by default it would average both first.
+    return lax.linalg.eigh(_product(x, _adjoint(x)), symmetrize_input=False)[0]
+
+
+def _resolve(vectors: jax.Array, rows: jax.Array, floor: jax.Array) -> _Passes:
+    """Sets the large ones of nearly orthogonal rows to norm one, raises the others."""
     gram = _product(rows, _adjoint(rows))
     # Squared row norms know small singular values far better than the eigenvalues do,
     # whose error is relative to the largest.
     energy = jnp.diagonal(gram, axis1=-2, axis2=-1).real
     top = jnp.max(energy, axis=-1, keepdims=True)
-    floor = floor[..., None] * (jnp.sqrt(top) if relative else 1)
-    cut = jnp.maximum(_cut(x.dtype) * top, floor**2)
+    floor = floor[..., None]
+    cut = jnp.maximum(_cut(rows.dtype) * top, floor**2)
     cut = jnp.where(cut > 0, cut, 1)
 
     # What a small row owes to imperfect vectors lies along the large rows; only what
@@ -220,35 +254,6 @@ def _resolve(x: jax.Array, floor: jax.Array, *, relative: bool = False) -> _Pass
         rows=_product(_damped_inverse_root(gram, energy, cut, keep), rows),
         pending=pending,
         floor=(floor / jnp.sqrt(cut))[..., 0],
-    )
-
-
-def _resolve_leading(passes: _Passes, size: int) -> _Passes:
-    """Another pass over the first ``size`` rows, where all rows after are resolved."""
-    block, rest = passes.rows[..., :size, :], passes.rows[..., size:, :]
-    left, right = passes.vectors[..., :size], passes.vectors[..., size:]
-
-    # Both parts overlap by some eps, and beside a small row that is much. Rotating by
-    # the angle between them leaves the square of it. A row of norm one has no such
-    # angle: there the overlap is shared, as the polar factor of both would have it.
-    energy = jnp.sum(jnp.abs(block) ** 2, axis=-1, keepdims=True)
-    overlap = _product(block, _adjoint(rest))
-    small = energy < 0.9
-    angle = jnp.where(small, overlap / (1 - jnp.minimum(energy, 0.9)), 0)
-    excess = jnp.where(small, 0, overlap / 2)
-    block, rest, left, right = (
-        block - _product(angle + excess, rest),
-        rest + _product(_adjoint(angle - excess), block),
-        left - _product(right, _adjoint(angle)),
-        right + _product(left, angle),
-    )
-
-    resolved = _resolve(block, passes.floor)
-    return _Passes(
-        vectors=jnp.concatenate([_product(left, resolved.vectors), right], axis=-1),
-        rows=jnp.concatenate([resolved.rows, rest], axis=-2),
-        pending=jnp.zeros_like(passes.pending).at[..., :size].set(resolved.pending),
-        floor=resolved.floor,
     )
 
 
