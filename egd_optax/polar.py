@@ -152,10 +152,14 @@ def _unit_scale(x: jax.Array) -> jax.Array:
 
 
 class _Passes(NamedTuple):
-    """Where the iteration stands: ``vectors @ rows`` has the polar factor sought."""
+    """Where the iteration stands: ``vectors @ damping @ rows`` has the polar factor.
+
+    Damped rows that are resolved have norm one; the others come before them.
+    """
 
     vectors: jax.Array  # (..., m, m), unitary
-    rows: jax.Array  # (..., m, n), resolved ones of norm one, the others before them
+    damping: jax.Array  # (..., m, m), not yet multiplied: the last one need not be
+    rows: jax.Array  # (..., m, n), nearly orthogonal
     pending: jax.Array  # (..., m), bool: rows that another pass must resolve
     floor: jax.Array  # (...), real: the size up to which a row counts as zero
 
@@ -189,7 +193,7 @@ def _whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
         next_pass,
         _first_pass(x, rcond),
     )
-    return _product(passes.vectors, passes.rows)
+    return _product(_product(passes.vectors, passes.damping), passes.rows)
 
 
 def _first_pass(x: jax.Array, rcond: jax.Array) -> _Passes:
@@ -201,7 +205,8 @@ def _first_pass(x: jax.Array, rcond: jax.Array) -> _Passes:
 
 def _later_pass(passes: _Passes, size: int) -> _Passes:
     """A pass in which the rows after the first ``size`` are resolved already."""
-    block, rest = passes.rows[..., :size, :], passes.rows[..., size:, :]
+    damped = _product(passes.damping, passes.rows)
+    block, rest = damped[..., :size, :], damped[..., size:, :]
     left, right = passes.vectors[..., :size], passes.vectors[..., size:]
 
     # Both parts overlap by some eps, and beside a small row that is much. Rotating by
@@ -230,7 +235,7 @@ def _left_vectors(x: jax.Array) -> jax.Array:
 
 
 def _resolve(vectors: jax.Array, rows: jax.Array, floor: jax.Array) -> _Passes:
-    """Sets the large ones of nearly orthogonal rows to norm one, raises the others."""
+    """How to set the large of nearly orthogonal rows to norm one and raise the rest."""
     gram = _product(rows, _adjoint(rows))
     # Squared row norms know small singular values far better than the eigenvalues do,
     # whose error is relative to the largest.
@@ -251,7 +256,8 @@ def _resolve(vectors: jax.Array, rows: jax.Array, floor: jax.Array) -> _Passes:
 
     return _Passes(
         vectors=vectors,
-        rows=_product(_damped_inverse_root(gram, energy, cut, keep), rows),
+        damping=_damped_inverse_root(gram, energy, cut, keep),
+        rows=rows,
         pending=pending,
         floor=(floor / jnp.sqrt(cut))[..., 0],
     )

@@ -145,13 +145,13 @@ def test_a_run_stops_when_every_seed_has_grokked(monkeypatch, rng):
     inputs = rng.normal(size=(200, 14)).astype(np.float32)
     easy = Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
     settings = dataclasses.replace(
-        SMALL, batch_size=100, max_steps=500, threshold=0.85, patience=4
+        SMALL, batch_size=100, max_steps=500, threshold=0.6, patience=4
     )
     history = train(easy, small_net, optax.adam(0.01), settings)
     accuracy = history.metrics["test_accuracy"]
     assert len(accuracy) < 500
-    assert np.all(accuracy[-4:] >= 0.85)
-    assert np.any(accuracy[-5] < 0.85)
+    assert np.all(accuracy[-4:] >= 0.6)
+    assert np.any(accuracy[-5] < 0.6)
 
 
 @pytest.mark.parametrize(

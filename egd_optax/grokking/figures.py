@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 
 from egd_optax.grokking.history import History
 
-# One colour a method, the same in every picture; the hues stay apart for the
-# colour-blind (Okabe and Ito).
-COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+# Hues that stay apart for the colour-blind (Okabe and Ito).
+COLORS = ("#555555", "#0072B2", "#009E73", "#D55E00", "#E69F00", "#56B4E9", "#CC79A7")
 
 
 def race(histories: Mapping[str, History], *, title: str, threshold: float) -> Figure:

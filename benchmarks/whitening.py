@@ -1,0 +1,121 @@
+"""Error and speed of the polar factor: polar_by_eigh against the SVD.
+
+    python benchmarks/whitening.py            # a minute or two on two cores
+    python benchmarks/whitening.py --quick    # fewer shapes and draws
+
+Errors are spectral norms of the difference from the float64 polar factor, on
+log-spaced spectra, medians over draws. Times are warm medians of calls that alternate
+between the methods in one run. The table goes to benchmarks/results/whitening.csv.
+"""
+
+import csv
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from egd_optax import polar_by_eigh, polar_by_svd
+
+METHODS = {"eigh": jax.jit(polar_by_eigh), "svd": jax.jit(polar_by_svd)}
+SHAPES = (194, 512), (512, 97), (128, 512), (64, 64), (1, 7), (200, 10)
+CONDITIONS = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares polar_by_eigh with the SVD."""
+
+    quick: bool = False
+    """Two shapes, two condition numbers, few draws."""
+    out: Path = Path(__file__).parent / "results"
+    """Folder for whitening.csv."""
+
+
+def draw(rng, m, n, condition):
+    """A float32 matrix with log-spaced spectrum and its float64 polar factor."""
+    d = min(m, n)
+    u = np.linalg.qr(rng.normal(size=(m, d)))[0]
+    v = np.linalg.qr(rng.normal(size=(n, d)))[0]
+    x = ((u * np.geomspace(1, 1 / condition, d)) @ v.T).astype(np.float32)
+    # The matrix that both methods see is the rounded one.
+    u, _, vt = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    return x, u @ vt
+
+
+def milliseconds(x, repeats):
+    """Median time of each method, the methods taking turns."""
+    x = jax.device_put(x)
+    times = {name: [] for name in METHODS}
+    for _ in range(repeats + 1):
+        for name, method in METHODS.items():
+            start = time.perf_counter()
+            jax.block_until_ready(method(x))
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def measure(shape, condition, draws, repeats):
+    rng = np.random.default_rng(0)
+    samples = [draw(rng, *shape, condition) for _ in range(draws)]
+    errors = {
+        name: statistics.median(
+            float(np.linalg.norm(np.asarray(method(x), np.float64) - exact, 2))
+            for x, exact in samples
+        )
+        for name, method in METHODS.items()
+    }
+    times = milliseconds(samples[0][0], repeats)
+    return {
+        "m": shape[0],
+        "n": shape[1],
+        "condition": f"{condition:.0e}",
+        "error_eigh": f"{errors['eigh']:.2e}",
+        "error_svd": f"{errors['svd']:.2e}",
+        "error_ratio": f"{errors['eigh'] / errors['svd']:.2f}",
+        "ms_eigh": f"{times['eigh']:.2f}",
+        "ms_svd": f"{times['svd']:.2f}",
+        "times_faster": f"{times['svd'] / times['eigh']:.1f}",
+    }
+
+
+def main(options: Options) -> None:
+    shapes = SHAPES[3:5] if options.quick else SHAPES
+    conditions = CONDITIONS[1:3] if options.quick else CONDITIONS
+    draws, repeats = (2, 5) if options.quick else (5, 40)
+    console = Console(width=100)
+    cells = [(shape, condition) for shape in shapes for condition in conditions]
+    rows = [
+        measure(*cell, draws, repeats)
+        for cell in track(cells, "measuring", console=console, transient=True)
+    ]
+    machine = (
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
+        f"{platform.machine()} {platform.system()}, Python "
+        f"{platform.python_version()}, jax {version('jax')}, numpy {version('numpy')}"
+    )
+    table = Table(*rows[0], title="polar_by_eigh against the SVD", caption=machine)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console.print(table)
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = "whitening-quick.csv" if options.quick else "whitening.csv"
+    with (options.out / name).open("w", newline="") as file:
+        file.write(f"# {machine}; draws {draws}, timed calls {repeats}\n")
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    console.print(f"written to {options.out / name}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
