@@ -60,8 +60,10 @@ def test_train_runs_one_optimizer(tmp_path, monkeypatch):
         (["race", "division", "--modulus", "91"], "91 is divisible by 7"),
         (["race", "addition", "--train-fraction", "1.5"], "got 1.5"),
         (["race", "addition", "--train-fraction", "0"], "got 0.0"),
-        (["race", "addition", "--seeds", "0"], "at least one seed"),
-        (["race", "addition", "--width", "0"], "got 0"),
+        (["race", "addition", "--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["race", "addition", "--seeds", "-3"], "seeds must be at least 1, got -3"),
+        (["race", "addition", "--width", "0"], "width must be at least 1, got 0"),
+        (["race", "addition", "--batch-size", "9999"], "batch of 9999"),
         (["race", "addition", "--max-steps", "3"], "budget of 3 steps"),
     ],
 )

@@ -99,8 +99,11 @@ def _prepare(command: Experiment, names: tuple[str, ...]) -> tuple[Task, Setting
             )
     if not names:
         raise ValueError(f"no optimizers: choose among {', '.join(RECIPES)}")
-    if command.width < 1:
-        raise ValueError(f"the width must be at least 1, got {command.width}")
+    for number in ("seeds", "width"):
+        if getattr(command, number) < 1:
+            raise ValueError(
+                f"{number} must be at least 1, got {getattr(command, number)}"
+            )
     settings = Settings(
         seeds=tuple(range(command.seeds)),
         max_steps=command.max_steps,
