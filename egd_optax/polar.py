@@ -114,18 +114,39 @@ def _polar_by_eigh(x: jax.Array, rcond: jax.typing.ArrayLike | None) -> jax.Arra
     scaled = _unit_scale(wide)
     if rcond is None:
         rcond = _default_rcond(scaled.dtype)
-    whiten = functools.partial(_whiten, rcond=jnp.asarray(rcond, scaled.real.dtype))
     stack = scaled.reshape(-1, *scaled.shape[-2:])
-    if len(stack) == 1:
-        result = whiten(stack[0])
-    else:
-        # LAPACK takes one matrix after another anyway; mapped, each of them stops at
-        # its own number of passes. Accelerators batch.
-        result = lax.platform_dependent(
-            stack, cpu=lambda stack: lax.map(whiten, stack), default=whiten
-        )
+    rcond = jnp.broadcast_to(jnp.asarray(rcond, stack.real.dtype), len(stack))
+    result = _whiten_stack(stack, rcond)
     result = result.reshape(scaled.shape).astype(x.dtype)
     return result if wide is x else _adjoint(result)
+
+
+@jax.custom_batching.custom_vmap
+def _whiten_stack(stack: jax.Array, rcond: jax.Array) -> jax.Array:
+    if len(stack) == 1:
+        return _whiten(stack[0], rcond[0])[None]
+    # LAPACK takes one matrix after another anyway; mapped, each of them stops at its
+    # own number of passes. Accelerators batch.
+    return lax.platform_dependent(
+        stack,
+        rcond,
+        cpu=lambda *args: lax.map(lambda one: _whiten(*one), args),
+        default=_whiten,
+    )
+
+
+# Left to itself, vmap would run every branch of every pass for every matrix, and with
+# several decompositions at once XLA's thread pool was seen to lock up on two cores.
+@_whiten_stack.def_vmap
+def _whiten_stack_under_vmap(
+    axis_size: int, in_batched: list[bool], stack: jax.Array, rcond: jax.Array
+) -> tuple[jax.Array, bool]:
+    if not in_batched[0]:
+        stack = jnp.broadcast_to(stack, (axis_size, *stack.shape))
+    if not in_batched[1]:
+        rcond = jnp.broadcast_to(rcond, (axis_size, *rcond.shape))
+    flat = _whiten_stack(stack.reshape(-1, *stack.shape[2:]), rcond.reshape(-1))
+    return flat.reshape(stack.shape), True
 
 
 def _default_rcond(dtype: jax.typing.DTypeLike) -> float:
@@ -149,6 +170,9 @@ def _unit_scale(x: jax.Array) -> jax.Array:
     # its scale would give NaN.
     tiny = jnp.finfo(x.dtype).tiny
     return x / jnp.where(largest < tiny, 1, largest)
+
+
+_MOST_PASSES = 8
 
 
 class _Passes(NamedTuple):
@@ -188,10 +212,12 @@ def _whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
 
         return jax.tree.map(advance, following, passes)
 
-    passes = lax.while_loop(
-        lambda passes: jnp.any(passes.pending),
-        next_pass,
-        _first_pass(x, rcond),
+    # The floor rises with every pass, so that three or four suffice in float32; the
+    # bound is for what rounding may do.
+    passes, _ = lax.while_loop(
+        lambda carry: jnp.any(carry[0].pending) & (carry[1] < _MOST_PASSES),
+        lambda carry: (next_pass(carry[0]), carry[1] + 1),
+        (_first_pass(x, rcond), 1),
     )
     return _product(_product(passes.vectors, passes.damping), passes.rows)
 

@@ -163,7 +163,7 @@ def test_the_batched_iteration_of_accelerators_agrees(rng):
     x[2] = matrix_with_spectrum(rng, 6, 9, np.logspace(0, -4, 6))
     x[3] = 0
     x /= np.maximum(np.abs(x).max(axis=(1, 2), keepdims=True), 1e-30)
-    result = jax.jit(_whiten)(x, jnp.float32(1e-6))
+    result = jax.jit(_whiten)(x, jnp.full(4, 1e-6, jnp.float32))
     np.testing.assert_allclose(result, polar_by_eigh(x), atol=1e-3)
 
 
