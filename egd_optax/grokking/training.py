@@ -70,8 +70,7 @@ def train(
 
     All steps run in one compiled program: a scan over steps inside a loop over
     evaluations, for all seeds. Accelerators take the seeds under ``vmap``; a CPU takes
-    them one after another (``lax.map``), where vmap gains nothing, and each seed runs
-    only its own branches.
+    them one after another (``lax.map``), so that each seed runs only its own branches.
 
     Every update is given ``train_accuracy`` (and ``validation_accuracy``, where there
     is a validation part) of the last evaluation as extra arguments, for
