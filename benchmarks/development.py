@@ -8,14 +8,13 @@ pairs first reaches 95 %. No reported task or split is touched: the moduli are o
 The table goes to benchmarks/results/development.csv.
 """
 
-import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import optax
 import tyro
+from _output import report
 from rich.console import Console
 
 import egd_optax
@@ -123,14 +122,8 @@ def main(options: Options) -> None:
             }
             rows.append(row)
             console.print(*row.values(), sep="  ")
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "development-quick.csv" if options.quick else "development.csv"
-    with (options.out / name).open("w", newline="") as file:
-        file.write(f"# {jax.devices()[0].device_kind}, jax {jax.__version__}\n")
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    console.print(f"written to {options.out / name}")
+    note = "one seed a setting"
+    report(rows, options.out / "development.csv", quick=options.quick, note=note)
 
 
 if __name__ == "__main__":

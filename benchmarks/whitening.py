@@ -8,21 +8,16 @@ log-spaced spectra, medians over draws. Times are warm medians of calls that alt
 between the methods in one run. The table goes to benchmarks/results/whitening.csv.
 """
 
-import csv
 import dataclasses
-import os
-import platform
 import statistics
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
+from _output import report
 from rich.progress import track
-from rich.table import Table
 
 from egd_optax import polar_by_eigh, polar_by_svd
 
@@ -92,29 +87,13 @@ def main(options: Options) -> None:
     shapes = SHAPES[3:5] if options.quick else SHAPES
     conditions = CONDITIONS[1:3] if options.quick else CONDITIONS
     draws, repeats = (2, 5) if options.quick else (5, 40)
-    console = Console(width=100)
     cells = [(shape, condition) for shape in shapes for condition in conditions]
     rows = [
         measure(*cell, draws, repeats)
-        for cell in track(cells, "measuring", console=console, transient=True)
+        for cell in track(cells, "measuring", transient=True)
     ]
-    machine = (
-        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
-        f"{platform.machine()} {platform.system()}, Python "
-        f"{platform.python_version()}, jax {version('jax')}, numpy {version('numpy')}"
-    )
-    table = Table(*rows[0], title="polar_by_eigh against the SVD", caption=machine)
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "whitening-quick.csv" if options.quick else "whitening.csv"
-    with (options.out / name).open("w", newline="") as file:
-        file.write(f"# {machine}; draws {draws}, timed calls {repeats}\n")
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    console.print(f"written to {options.out / name}")
+    note = f"draws {draws}, timed calls {repeats}"
+    report(rows, options.out / "whitening.csv", quick=options.quick, note=note)
 
 
 if __name__ == "__main__":

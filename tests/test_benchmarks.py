@@ -9,7 +9,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", sorted(path.name for path in BENCHMARKS.glob("*.py"))
+    "script", sorted(path.name for path in BENCHMARKS.glob("[!_]*.py"))
 )
 def test_every_benchmark_runs_quickly(script, tmp_path):
     command = [sys.executable, BENCHMARKS / script, "--quick", "--out", tmp_path]

@@ -8,6 +8,7 @@ from jax import lax
 from reference import log_spaced, matrix_with_spectrum, polar, spectral_error
 
 from egd_optax import polar_by_eigh, polar_by_svd
+from egd_optax.iterated_eigh import whiten
 
 SHAPES = [(194, 512), (512, 97), (128, 512), (64, 64), (1, 7), (200, 10)]
 METHODS = [polar_by_eigh, polar_by_svd]
@@ -157,13 +158,11 @@ def test_batch_axes_vmap_and_scan_agree(method, rng):
 
 
 def test_the_batched_iteration_of_accelerators_agrees(rng):
-    from egd_optax.polar import _whiten
-
     x = rng.normal(size=(4, 6, 9)).astype(np.float32)
     x[2] = matrix_with_spectrum(rng, 6, 9, np.logspace(0, -4, 6))
     x[3] = 0
     x /= np.maximum(np.abs(x).max(axis=(1, 2), keepdims=True), 1e-30)
-    result = jax.jit(_whiten)(x, jnp.full(4, 1e-6, jnp.float32))
+    result = jax.jit(whiten)(x, jnp.full(4, 1e-6, jnp.float32))
     np.testing.assert_allclose(result, polar_by_eigh(x), atol=1e-3)
 
 

@@ -1,0 +1,44 @@
+"""How every benchmark shows and keeps its table."""
+
+import csv
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+
+def machine() -> str:
+    """Device and versions that a result was measured with."""
+    return (
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
+        f"{platform.machine()} {platform.system()}, Python "
+        f"{platform.python_version()}, jax {version('jax')}"
+    )
+
+
+def report(
+    rows: Sequence[Mapping[str, object]], path: Path, *, quick: bool, note: str
+) -> None:
+    """Prints the rows as a table and writes them to ``path``.
+
+    A quick run goes to a file of its own: it must not replace a full one.
+    """
+    if quick:
+        path = path.with_stem(f"{path.stem}-quick")
+    console = Console()
+    table = Table(*rows[0], caption=f"{machine()}; {note}")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console.print(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        file.write(f"# {machine()}; {note}\n")
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    console.print(f"written to {path}")

@@ -1,0 +1,37 @@
+"""The few matrix operations that every polar factor needs, in full precision."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def adjoint(x: jax.Array) -> jax.Array:
+    """Xᴴ of each matrix."""
+    return x.mT.conj()
+
+
+# Accelerators round the factors of a float32 product to fewer bits unless told not to,
+# and a Gram matrix with 10 bits says nothing about small directions.
+product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
+
+def unit_scale(x: jax.Array) -> jax.Array:
+    """Each matrix over its largest entry, in at least float32."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    # A matrix of subnormal numbers is flushed to zero by the hardware: dividing by
+    # its scale would give NaN.
+    tiny = jnp.finfo(x.dtype).tiny
+    return x / jnp.where(largest < tiny, 1, largest)
+
+
+def gram_matrix(x: jax.Array) -> jax.Array:
+    """X Xᴴ of each matrix."""
+    return product(x, adjoint(x))
+
+
+def real_diagonal(gram: jax.Array) -> jax.Array:
+    """Squared norms of the rows of which ``gram`` is the Gram matrix."""
+    return jnp.diagonal(gram, axis1=-2, axis2=-1).real
