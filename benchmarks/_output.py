@@ -30,7 +30,7 @@ def report(
     """
     if quick:
         path = path.with_stem(f"{path.stem}-quick")
-    console = Console()
+    console = Console(width=110)
     table = Table(*rows[0], caption=f"{machine()}; {note}")
     for row in rows:
         table.add_row(*map(str, row.values()))

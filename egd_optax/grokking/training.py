@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 
 from egd_optax.grokking.history import History
+from egd_optax.grokking.losses import LOSSES
 from egd_optax.grokking.tasks import Split, Task, split
 
 # Work between two looks at the clock: enough to hide the dispatch, and short enough
@@ -41,6 +42,10 @@ class Settings:
     patience: int | None = 20
     """A run ends after this many evaluations in a row at which all seeds were above
     the threshold; None: never before the budget."""
+    epochs_per_evaluation: int = 1
+    """Epochs between two evaluations."""
+    relabel_every: int | None = None
+    """Epochs after which the training part's labels are shuffled anew; None: never."""
 
 
 class _Examples(NamedTuple):
@@ -66,7 +71,8 @@ def train(
     *,
     report: Callable[[History], None] | None = None,
 ) -> History:
-    """Trains one model a seed on a task and evaluates all of them after every epoch.
+    """Trains one model a seed on a task and evaluates all of them after every epoch
+    or after as many as the settings say.
 
     All steps run in one compiled program: a scan over steps inside a loop over
     evaluations, for all seeds. Accelerators take the seeds under ``vmap``; a CPU takes
@@ -79,7 +85,7 @@ def train(
     Args:
       task: the examples.
       make_model: a Flax NNX model from its random streams; it maps inputs
-        ``(batch, features)`` to logits ``(batch, classes)``.
+        ``(batch, ...)`` to outputs ``(batch, task.outputs)``.
       optimizer: any optax optimizer.
       settings: seeds, budget, batches and split.
       report: called with the history so far, several times a run.
@@ -91,14 +97,15 @@ def train(
       ValueError: settings that do not fit each other or the task.
     """
     check_settings(task, settings)
-    steps_per_epoch = _train_size(task, settings) // settings.batch_size
-    evaluations = settings.max_steps // steps_per_epoch
-    chunk = min(evaluations, math.ceil(_STEPS_PER_CHUNK / steps_per_epoch))
+    steps_per_epoch = _steps_per_epoch(task, settings)
+    steps_per_row = steps_per_epoch * settings.epochs_per_evaluation
+    evaluations = settings.max_steps // steps_per_row
+    chunk = min(evaluations, math.ceil(_STEPS_PER_CHUNK / steps_per_row))
 
     start = time.perf_counter()
     data = _Examples(jnp.asarray(task.inputs), jnp.asarray(task.labels))
     tx = optax.with_extra_args_support(optimizer)
-    program = _Program(make_model, tx, settings, steps_per_epoch, chunk)
+    program = _Program(task, make_model, tx, settings, steps_per_epoch, chunk)
     members = jax.jit(
         lambda seeds, data: _over_seeds(lambda seed: program.begin(seed, data), seeds)
     )(jnp.array(settings.seeds), data)
@@ -123,7 +130,7 @@ def train(
         done += count
         history = History(
             seeds=settings.seeds,
-            steps=steps_per_epoch * np.arange(1, done + 1),
+            steps=steps_per_row * np.arange(1, done + 1),
             steps_per_epoch=steps_per_epoch,
             metrics={k: np.concatenate([r[k] for r in rows]) for k in rows[0]},
             compile_seconds=compile_seconds,
@@ -139,7 +146,7 @@ def check_settings(task: Task, settings: Settings) -> None:
     """Raises ValueError, in one line, for settings that :func:`train` cannot take."""
     if not settings.seeds:
         raise ValueError("a run needs at least one seed, got none")
-    for name in ("max_steps", "batch_size"):
+    for name in ("max_steps", "batch_size", "epochs_per_evaluation"):
         value = getattr(settings, name)
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -147,22 +154,33 @@ def check_settings(task: Task, settings: Settings) -> None:
         raise ValueError(f"patience must be at least 1, got {settings.patience}")
     if not 0 < settings.threshold <= 1:
         raise ValueError(f"the threshold must lie in (0, 1], got {settings.threshold}")
-    size = _train_size(task, settings)
-    if settings.batch_size > size:
+    if settings.relabel_every is not None and settings.relabel_every < 1:
+        raise ValueError(
+            f"relabel_every must be at least 1, got {settings.relabel_every}"
+        )
+    per_epoch = _steps_per_epoch(task, settings)
+    if not per_epoch:
         raise ValueError(
             f"a batch of {settings.batch_size} is larger than the training part of "
-            f"{size} examples"
+            f"{_train_size(task, settings)} examples"
         )
-    if settings.max_steps < size // settings.batch_size:
+    if settings.max_steps < per_epoch * settings.epochs_per_evaluation:
         raise ValueError(
-            f"a budget of {settings.max_steps} steps ends before the first epoch of "
-            f"{size // settings.batch_size}"
+            f"a budget of {settings.max_steps} steps ends before the first evaluation, "
+            f"after {per_epoch * settings.epochs_per_evaluation}"
         )
+
+
+def _steps_per_epoch(task: Task, settings: Settings) -> int:
+    return _train_size(task, settings) // settings.batch_size
 
 
 def _train_size(task: Task, settings: Settings) -> int:
     # The same for every seed.
-    return len(_split(len(task.labels), jax.random.key(0), settings).train)
+    parts = jax.eval_shape(
+        lambda: _split(len(task.labels), jax.random.key(0), settings)
+    )
+    return len(parts.train)
 
 
 def _split(examples: int, key: jax.Array, settings: Settings) -> Split:
@@ -185,6 +203,7 @@ def _has_grokked(history: History, settings: Settings) -> bool:
 class _Program:
     """The functions of a run that are compiled; each takes one seed's member."""
 
+    task: Task
     make_model: Callable[[nnx.Rngs], nnx.Module]
     optimizer: optax.GradientTransformationExtraArgs
     settings: Settings
@@ -213,18 +232,30 @@ class _Program:
             i: jax.Array, carry: tuple[_Member, dict[str, jax.Array]]
         ) -> tuple[_Member, dict[str, jax.Array]]:
             member, log = carry
-            member = self.epoch(member, first + i, data)
+            member = self.until_evaluation(member, first + i, data)
             log = jax.tree.map(lambda a, x: a.at[i].set(x), log, member.metrics)
             return member, log
 
         log = jax.tree.map(lambda x: jnp.zeros(self.chunk, x.dtype), member.metrics)
         return lax.fori_loop(0, count, body, (member, log))
 
+    def until_evaluation(
+        self, member: _Member, number: jax.Array, data: _Examples
+    ) -> _Member:
+        epochs = self.settings.epochs_per_evaluation
+        first, after = number * epochs, (number + 1) * epochs
+        member = lax.fori_loop(
+            first, after, lambda i, member: self.epoch(member, i, data), member
+        )
+        data = self.relabelled(member, after - 1, data)
+        metrics = self.evaluate(member.params, member.split, data)
+        return member._replace(metrics=metrics)
+
     def epoch(self, member: _Member, number: jax.Array, data: _Examples) -> _Member:
         shape = self.steps_per_epoch, self.settings.batch_size
-        order = jax.random.permutation(
-            jax.random.fold_in(member.key, number), member.split.train
-        )
+        key = jax.random.fold_in(member.key, number)
+        order = jax.random.permutation(key, member.split.train)
+        data = self.relabelled(member, number, data)
         # What a recipe may watch: all but the test part.
         watched = {k: v for k, v in member.metrics.items() if not k.startswith("test")}
 
@@ -241,8 +272,19 @@ class _Program:
             (member.params, member.opt_state),
             order[: math.prod(shape)].reshape(shape),
         )
-        metrics = self.evaluate(params, member.split, data)
-        return member._replace(params=params, opt_state=opt_state, metrics=metrics)
+        return member._replace(params=params, opt_state=opt_state)
+
+    def relabelled(
+        self, member: _Member, number: jax.Array, data: _Examples
+    ) -> _Examples:
+        if self.settings.relabel_every is None:
+            return data
+        train = member.split.train
+        # A stream of its own, apart from that of the epochs.
+        key = jax.random.fold_in(member.key, 2**31)
+        key = jax.random.fold_in(key, number // self.settings.relabel_every)
+        shuffled = data.labels[jax.random.permutation(key, train)]
+        return data._replace(labels=data.labels.at[train].set(shuffled))
 
     def evaluate(
         self, params: Any, parts: Split, data: _Examples
@@ -257,11 +299,10 @@ class _Program:
     def measure(
         self, params: Any, indices: jax.Array, data: _Examples
     ) -> tuple[jax.Array, jax.Array]:
-        """Mean cross-entropy and accuracy over some examples."""
+        """Mean loss and accuracy over some examples."""
         labels = data.labels[indices]
-        logits = nnx.merge(self.graphdef, params)(data.inputs[indices])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        right = jnp.argmax(logits, axis=-1) == labels
+        outputs = nnx.merge(self.graphdef, params)(data.inputs[indices])
+        losses, right = LOSSES[self.task.loss](outputs, labels)
         return jnp.mean(losses), jnp.mean(right, dtype=jnp.float32)
 
     @functools.cached_property
