@@ -13,6 +13,7 @@ from egd_optax.grokfast import (
 from egd_optax.penalties import (
     WeightPenaltyState,
     add_frobenius_penalty,
+    add_log_det_penalty,
     add_nuclear_norm_penalty,
     delayed_onset,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "SwitchOnMetricState",
     "WeightPenaltyState",
     "add_frobenius_penalty",
+    "add_log_det_penalty",
     "add_nuclear_norm_penalty",
     "clip_weight_row_norms",
     "condition_numbers",
