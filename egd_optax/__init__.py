@@ -18,6 +18,7 @@ from egd_optax.penalties import (
     delayed_onset,
 )
 from egd_optax.polar import polar_by_eigh, polar_by_svd
+from egd_optax.schedules import inverse_time_decay
 from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
 from egd_optax.switching import (
     SwitchOnMetricState,
@@ -44,6 +45,7 @@ __all__ = [
     "flax_dimension_numbers",
     "grokfast_ema",
     "grokfast_ma",
+    "inverse_time_decay",
     "normalize_by_column_norm",
     "orthogonal_gradient",
     "polar_by_eigh",

@@ -6,57 +6,80 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
-from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from egd_optax.grokking import figures
 from egd_optax.grokking.files import prepare_folder, replacing
 from egd_optax.grokking.history import History, to_json_lines
-from egd_optax.grokking.models import TwoLayerNet
-from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.problems import (
+    TASKS,
+    Model,
+    Problem,
+    mnist_1k,
+    modular,
+    parity,
+)
+from egd_optax.grokking.recipes import RECIPES, SHOWN, baseline, recipes_for
 from egd_optax.grokking.summary import summary_csv, summary_table
-from egd_optax.grokking.tasks import Task, modular_arithmetic
-from egd_optax.grokking.training import Settings, check_settings, train
+from egd_optax.grokking.training import check_settings, train
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What both commands take."""
+    """What both commands take. What is None takes the task's own setting."""
 
     task: tyro.conf.Positional[str]
-    """addition, subtraction, multiplication or division."""
+    """addition, subtraction, multiplication or division, parity, or mnist."""
     modulus: int = 97
     """p of a ∘ b mod p; a prime for division."""
+    model: Model = "mlp"
+    """For modular arithmetic: the two-layer net or the transformer."""
+    bits: int = 100
+    """Number of bits of a parity's input."""
+    subset_size: int = 3
+    """Number of bits of which the parity is taken."""
+    secret_seed: int | None = None
+    """Draws these bits at random; None: the first ones."""
+    width: int | None = None
+    """Units of each hidden layer; features of the transformer."""
     seeds: int = 3
     """Number of seeds; each moves initialization, split and order of batches."""
-    max_steps: int = 1500
+    max_steps: int | None = None
     """Budget of updates for each optimizer and seed."""
-    batch_size: int = 512
+    batch_size: int | None = None
     """Examples a step."""
-    train_fraction: float = 0.5
-    """Share of all p² pairs that is trained on."""
-    width: int = 512
-    """Hidden units of the two-layer net."""
-    threshold: float = 0.95
+    train_fraction: float | None = None
+    """Share of all examples that is trained on."""
+    threshold: float | None = None
     """Test accuracy that counts as generalization."""
     patience: int = 20
-    """An optimizer stops after this many epochs with all seeds above the threshold."""
+    """An optimizer stops after this many evaluations with all seeds above the
+    threshold."""
+    epochs_per_evaluation: int = 1
+    """Epochs between two evaluations."""
     out: Path = Path("runs/latest")
     """Folder for history.jsonl, summary.csv, config.json and race.png."""
+
+    def recipes(self) -> tuple[str, ...] | None:
+        """Names of the optimizers; None leaves the choice to the task."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Race(Experiment):
     """Trains the same model with several optimizers and shows who generalizes first."""
 
-    optimizers: tuple[str, ...] = tuple(RECIPES)
-    """Names of recipes."""
+    optimizers: tuple[str, ...] | None = None
+    """Names of recipes; None: a choice of those that serve the task."""
+
+    def recipes(self) -> tuple[str, ...] | None:
+        return self.optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +88,9 @@ class Train(Experiment):
 
     optimizer: str = "egd"
     """Name of a recipe."""
+
+    def recipes(self) -> tuple[str, ...] | None:
+        return (self.optimizer,)
 
 
 def main() -> None:
@@ -76,63 +102,83 @@ def main() -> None:
         description="Races optimizers on the tasks on which neural networks grok.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
-    names = command.optimizers if isinstance(command, Race) else (command.optimizer,)
     try:
-        task, settings = _prepare(command, names)
+        problem, names = _prepare(command)
     except ValueError as error:
         print(f"egd-grok: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        _run(command, names, task, settings)
+        _run(command, names, problem)
     except KeyboardInterrupt:
         print(f"\negd-grok: interrupted; see {command.out}", file=sys.stderr)
         sys.exit(130)
 
 
-def _prepare(command: Experiment, names: tuple[str, ...]) -> tuple[Task, Settings]:
+def _prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
     """All that bad input can break, before anything is run or written."""
-    task = modular_arithmetic(command.task, command.modulus)
+    if command.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {command.seeds}")
+    problem = _problem(command)
+    changes: dict[str, Any] = {
+        "seeds": tuple(range(command.seeds)),
+        "max_steps": command.max_steps,
+        "batch_size": command.batch_size,
+        "train_fraction": command.train_fraction,
+        "threshold": command.threshold,
+        "patience": command.patience,
+        "epochs_per_evaluation": command.epochs_per_evaluation,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings = dataclasses.replace(problem.settings, **changes)
+    problem = dataclasses.replace(problem, settings=settings)
+
+    offered = recipes_for(problem)
+    names = command.recipes()
+    if names is None:
+        names = tuple(name for name in SHOWN if name in offered)
     for name in names:
-        if name not in RECIPES:
+        if name not in offered:
             raise ValueError(
-                f"unknown optimizer {name!r}: choose among {', '.join(RECIPES)}"
+                f"{problem.task.name} has no optimizer {name!r}: choose among "
+                f"{', '.join(offered)}"
             )
     if not names:
-        raise ValueError(f"no optimizers: choose among {', '.join(RECIPES)}")
-    for number in ("seeds", "width"):
-        if getattr(command, number) < 1:
-            raise ValueError(
-                f"{number} must be at least 1, got {getattr(command, number)}"
-            )
-    settings = Settings(
-        seeds=tuple(range(command.seeds)),
-        max_steps=command.max_steps,
-        batch_size=command.batch_size,
-        train_fraction=command.train_fraction,
-        threshold=command.threshold,
-        patience=command.patience,
-    )
-    check_settings(task, settings)
+        raise ValueError(f"no optimizers: choose among {', '.join(offered)}")
+    check_settings(problem.task, settings)
     prepare_folder(command.out)
-    return task, settings
+    return problem, names
 
 
-def _run(
-    command: Experiment, names: tuple[str, ...], task: Task, settings: Settings
-) -> None:
+def _problem(command: Experiment) -> Problem:
+    if command.task == "parity":
+        return parity(
+            command.bits,
+            command.subset_size,
+            secret_seed=command.secret_seed,
+            width=command.width,
+        )
+    if command.task == "mnist":
+        return mnist_1k(width=command.width)
+    if command.task not in TASKS:
+        raise ValueError(
+            f"unknown task {command.task!r}: choose one of {', '.join(TASKS)}"
+        )
+    return modular(
+        command.task, command.modulus, model=command.model, width=command.width
+    )
+
+
+def _run(command: Experiment, names: tuple[str, ...], problem: Problem) -> None:
     console = Console()
+    task, settings = problem.task, problem.settings
     console.print(
-        f"[bold]{task.name}[/], two-layer net of width {command.width}, "
-        f"{settings.train_fraction:.0%} of all pairs,\nbatches of "
+        f"[bold]{task.name}[/], {problem.model_name}, "
+        f"{settings.train_fraction:.0%} of all examples,\nbatches of "
         f"{settings.batch_size}, {len(settings.seeds)} seeds, up to "
         f"{settings.max_steps} steps, on {jax.devices()[0].device_kind}"
     )
     _write(command.out / "config.json", _config(command))
     histories: dict[str, History] = {}
-
-    def make_model(rngs: nnx.Rngs) -> nnx.Module:
-        features = task.inputs.shape[1]
-        return TwoLayerNet(features, task.classes, width=command.width, rngs=rngs)
 
     columns = (
         TextColumn("{task.description:<18}"),
@@ -158,19 +204,28 @@ def _run(
                 )
                 _write(command.out / "history.jsonl", to_json_lines(lines))
 
-            optimizer = RECIPES[name].make()
-            history = train(task, make_model, optimizer, settings, report=report)
+            optimizer = RECIPES[name].make(problem)
+            history = train(
+                task, problem.make_model, optimizer, settings, report=report
+            )
             progress.remove_task(bar)
             console.print(f"{name:<18} {_accuracy(history)}  {_time(history)}")
             _write(
-                command.out / "summary.csv", summary_csv(histories, settings.threshold)
+                command.out / "summary.csv",
+                summary_csv(histories, settings.threshold, baseline=baseline(problem)),
             )
-    title = f"{task.name}, two-layer net, {len(settings.seeds)} seeds"
+    title = f"{task.name}, {problem.model_name}, {len(settings.seeds)} seeds"
     picture = figures.race(histories, title=title, threshold=settings.threshold)
     with replacing(command.out / "race.png") as path:
         figures.save(picture, path)
     console.print()
-    console.print(summary_table(histories, title=title, threshold=settings.threshold))
+    table = summary_table(
+        histories,
+        title=title,
+        threshold=settings.threshold,
+        baseline=baseline(problem),
+    )
+    console.print(table)
     console.print(f"Picture and data: {command.out}/")
 
 

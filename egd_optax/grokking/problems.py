@@ -1,0 +1,159 @@
+"""Problems: a task, the model that learns it, and how its source trains the two."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+from flax import nnx
+
+from egd_optax.grokking.models import MLP, Transformer, TwoLayerNet
+from egd_optax.grokking.tasks import (
+    OPERATIONS,
+    Task,
+    mnist,
+    modular_arithmetic,
+    sparse_parity,
+)
+from egd_optax.grokking.training import Settings
+
+Family = Literal["modular", "parity", "transformer", "mnist"]
+Model = Literal["mlp", "transformer"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a race is about."""
+
+    task: Task
+    family: Family  # the recipes have settings for each
+    make_model: Callable[[nnx.Rngs], nnx.Module]
+    model_name: str
+    settings: Settings
+    # The source's plain optimizer, which its method is put in front of.
+    learning_rate: float
+    weight_decay: float
+
+
+TASKS = (*OPERATIONS, "parity", "mnist")
+
+# Width, learning rate and L2 of the two-layer net for parities of 2, 3 and 4 bits.
+_PARITY = {2: (50, 0.01, 1e-3), 3: (100, 0.0416239, 1e-2), 4: (100, 0.0230841, 1e-2)}
+
+
+def modular(
+    operation: str, modulus: int, *, model: Model = "mlp", width: int | None = None
+) -> Problem:
+    """Modular arithmetic: half of all pairs, batches of 512.
+
+    Args:
+      operation: addition, subtraction, multiplication or division.
+      modulus: p.
+      model: ``"mlp"``, the two-layer net of Saheb Pasand and Dohmatob (arXiv
+        2510.04930) on one-hots; ``"transformer"``, that of Lee et al. (arXiv
+        2405.20233) on tokens.
+      width: hidden units of the net (512), features of the transformer (128).
+
+    Raises:
+      ValueError: as :func:`~egd_optax.grokking.tasks.modular_arithmetic`, or an
+        unknown model.
+    """
+    settings = Settings(max_steps=1500)
+    if model == "mlp":
+        task = modular_arithmetic(operation, modulus)
+        hidden = 512 if width is None else _positive(width)
+        return Problem(
+            task,
+            "modular",
+            lambda rngs: TwoLayerNet(2 * modulus, modulus, width=hidden, rngs=rngs),
+            f"two-layer net of width {hidden}",
+            settings,
+            learning_rate=0.7,
+            weight_decay=1e-4,
+        )
+    if model != "transformer":
+        raise ValueError(f"unknown model {model!r}: choose mlp or transformer")
+    task = modular_arithmetic(operation, modulus, encoding="tokens")
+    features = 128 if width is None else _positive(width)
+    if features % _HEADS:
+        raise ValueError(
+            f"the transformer has {_HEADS} heads, and its width {features} is no "
+            "multiple of that"
+        )
+    return Problem(
+        task,
+        "transformer",
+        lambda rngs: Transformer(
+            modulus + 2, modulus, width=features, heads=_HEADS, rngs=rngs
+        ),
+        f"transformer of width {features}",
+        settings,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+    )
+
+
+_HEADS = 4
+
+
+def parity(
+    bits: int,
+    subset_size: int,
+    *,
+    secret_seed: int | None = None,
+    width: int | None = None,
+) -> Problem:
+    """Sparse parity: 2000 of 12 000 inputs, batches of 32, the two-layer net.
+
+    Args:
+      bits: n.
+      subset_size: k. For 2, 3 and 4 the published width, learning rate and decay are
+        taken, for others those of 3.
+      secret_seed: as in :func:`~egd_optax.grokking.tasks.sparse_parity`.
+      width: hidden units.
+
+    Raises:
+      ValueError: as :func:`~egd_optax.grokking.tasks.sparse_parity`.
+
+    Source: Saheb Pasand and Dohmatob, arXiv 2510.04930.
+    """
+    task = sparse_parity(bits, subset_size, secret_seed=secret_seed)
+    published, rate, decay = _PARITY.get(subset_size, _PARITY[3])
+    hidden = published if width is None else _positive(width)
+    return Problem(
+        task,
+        "parity",
+        lambda rngs: TwoLayerNet(bits, 1, width=hidden, random_bias=True, rngs=rngs),
+        f"two-layer net of width {hidden}",
+        Settings(max_steps=6200, batch_size=32, train_fraction=1 / 6),
+        learning_rate=rate,
+        weight_decay=decay,
+    )
+
+
+def mnist_1k(*, width: int | None = None) -> Problem:
+    """1000 images of MNIST, weights 8 times too large, batches of 200.
+
+    Args:
+      width: units of each of the two hidden layers.
+
+    Raises:
+      ValueError: as :func:`~egd_optax.grokking.tasks.mnist`.
+
+    Source: Liu et al., *Omnigrok*, arXiv 2210.01117, as Lee et al. ran it.
+    """
+    hidden = 200 if width is None else _positive(width)
+    return Problem(
+        mnist(),
+        "mnist",
+        lambda rngs: MLP((784, hidden, hidden, 10), init_scale=8.0, rngs=rngs),
+        f"MLP of width {hidden}",
+        Settings(max_steps=2000, batch_size=200, train_fraction=0.2, threshold=0.85),
+        learning_rate=1e-3,
+        weight_decay=0.0,
+    )
+
+
+def _positive(width: int) -> int:
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
+    return width
