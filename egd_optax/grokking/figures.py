@@ -1,16 +1,19 @@
 """Pictures of histories."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from egd_optax.grokking.history import History
 
 # Hues that stay apart for the colour-blind (Okabe and Ito).
 COLORS = ("#555555", "#0072B2", "#009E73", "#D55E00", "#E69F00", "#56B4E9", "#CC79A7")
+# Our own method looks the same in all pictures.
+_OWN = "egd", "#D55E00"
 
 
 def race(histories: Mapping[str, History], *, title: str, threshold: float) -> Figure:
@@ -18,12 +21,10 @@ def race(histories: Mapping[str, History], *, title: str, threshold: float) -> F
 
     Lines are medians over the seeds, bands the range of the test accuracy.
     """
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False}):
-        figure = Figure(figsize=(10, 5.2), layout="constrained")
-        axes = figure.subplots()
-    axes.spines["right"].set_visible(False)
-    for index, (name, history) in enumerate(histories.items()):
-        color = COLORS[index % len(COLORS)]
+    figure, axes = _canvas(10, 5.2)
+    colors = _colors(list(histories))
+    for name, history in histories.items():
+        color, style = colors[name]
         test = 100 * history.metrics["test_accuracy"]
         train = 100 * history.metrics["train_accuracy"]
         low, high = np.min(test, axis=1), np.max(test, axis=1)
@@ -39,6 +40,7 @@ def race(histories: Mapping[str, History], *, title: str, threshold: float) -> F
         axes.plot(
             history.steps,
             np.median(test, axis=1),
+            style,
             color=color,
             lw=2.4,
             label=_label(name, history, threshold),
@@ -61,6 +63,88 @@ def race(histories: Mapping[str, History], *, title: str, threshold: float) -> F
     return figure
 
 
+def bars(steps: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Steps to generalize: a group of bars for each problem, one bar a method.
+
+    Args:
+      steps: of each problem, the median steps of each method; infinite ones are left
+        out of the picture, and said so by a cross.
+    """
+    methods = list(dict.fromkeys(name for found in steps.values() for name in found))
+    colors = _colors(methods)
+    figure, axes = _canvas(max(10.0, 1.2 * len(steps) + 4), 5.2)
+    width = 0.85 / len(methods)
+    for index, method in enumerate(methods):
+        places = np.arange(len(steps)) + (index - (len(methods) - 1) / 2) * width
+        heights = np.array([found.get(method, np.nan) for found in steps.values()])
+        shown = np.where(np.isinf(heights), np.nan, heights)
+        color, style = colors[method]
+        hatch = None if style == "-" else "///"
+        axes.bar(
+            places, shown, width, label=method, color=color, hatch=hatch, ec="white"
+        )
+        never = np.isinf(heights)
+        axes.plot(places[never], np.full(never.sum(), 1.2), "x", color=color, ms=5)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=1)
+    axes.set_xticks(np.arange(len(steps)), steps, rotation=30, ha="right")
+    axes.set_ylabel("steps to generalize, median")
+    axes.set_title("×: not within the budget", loc="left", fontsize=10)
+    _legend(axes)
+    return figure
+
+
+def steps_and_seconds(
+    points: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> Figure:
+    """Steps to generalize against seconds to generalize, one mark a method and problem.
+
+    Args:
+      points: of each problem, of each method, steps and seconds.
+    """
+    methods = list(dict.fromkeys(name for found in points.values() for name in found))
+    colors = _colors(methods)
+    figure, axes = _canvas(10, 5.2)
+    for method in methods:
+        found = [row[method] for row in points.values() if method in row]
+        reached = np.array([point for point in found if np.isfinite(point[0])])
+        color, style = colors[method]
+        if len(reached):
+            mark = "o" if style == "-" else "^"
+            axes.plot(*reached.T, mark, color=color, label=method, ms=7)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("steps to generalize, median")
+    axes.set_ylabel("seconds, one seed, compilation excluded")
+    _legend(axes)
+    return figure
+
+
+def lines(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Figure:
+    """Curves over a common axis; one whose name ends in "theory" is broken."""
+    figure, axes = _canvas(10, 5.2)
+    for index, (name, (x, y)) in enumerate(curves.items()):
+        style = "--" if name.endswith("theory") else "-"
+        axes.plot(x, y, style, color=COLORS[index % len(COLORS)], lw=2, label=name)
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, loc="left")
+    _legend(axes)
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG at a resolution that a README can show."""
     figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
@@ -71,3 +155,24 @@ def _label(name: str, history: History, threshold: float) -> str:
     if np.isfinite(median):
         return f"{name}: {median:,.0f}"
     return f"{name}: not within {history.steps[-1]:,}"
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+    axes.spines["right"].set_visible(False)
+    return figure, axes
+
+
+def _colors(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and line style of each method; styles change when colours run out."""
+    own, color = _OWN
+    others = [c for c in COLORS if c != color]
+    styles = [(c, style) for style in ("-", "-.", ":") for c in others]
+    rest = [name for name in names if name != own]
+    return {own: (color, "-"), **dict(zip(rest, styles, strict=False))}
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -1,0 +1,129 @@
+"""One cell of a table: a problem, a recipe, all seeds; run once, then read from disk."""
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _output import machine
+
+from egd_optax.grokking.files import replacing
+from egd_optax.grokking.history import History
+from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.training import train
+
+_KEPT_EVALUATIONS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is known of one recipe on one problem."""
+
+    row: str
+    recipe: str
+    record: dict[str, Any]
+
+    def steps(self, kind: str) -> np.ndarray:
+        """Steps to the threshold, one a seed; kind is first or sustained."""
+        return np.array([np.inf if x is None else x for x in self.record[kind]])
+
+    def final(self) -> np.ndarray:
+        """Test accuracy of each seed at the last step."""
+        return np.array(self.record["final_test_accuracy"])
+
+    def seconds(self) -> float:
+        """Median over seeds of the time to the first crossing, compilation excluded."""
+        share = np.median(self.steps("first")) / self.record["steps_run"]
+        return float(share * self.record["run_seconds"] / len(self.record["seeds"]))
+
+    def history(self) -> History:
+        """The curves, thinned to about a hundred evaluations."""
+        record = self.record
+        return History(
+            seeds=tuple(record["seeds"]),
+            steps=np.array(record["curve_steps"]),
+            steps_per_epoch=record["steps_per_epoch"],
+            metrics={k: np.array(v) for k, v in record["curves"].items()},
+        )
+
+
+def run_cell(
+    folder: Path,
+    row: str,
+    recipe: str,
+    problem: Problem,
+    report: Callable[[History], None],
+) -> Cell:
+    """The cell from ``folder`` where the same settings were run before, else a run."""
+    path = folder / row / f"{recipe}.json"
+    question = {
+        "task": problem.task.name,
+        "model": problem.model_name,
+        "settings": dataclasses.asdict(problem.settings),
+        "recipe": dict(RECIPES[recipe].settings[problem.family]),
+        "learning_rate": problem.learning_rate,
+        "weight_decay": problem.weight_decay,
+    }
+    # As JSON gives it back: lists for tuples.
+    question = json.loads(json.dumps(question))
+    if path.exists():
+        record = json.loads(path.read_text())
+        if record["question"] == question:
+            return Cell(row, recipe, record)
+    optimizer = RECIPES[recipe].make(problem)
+    history = train(
+        problem.task, problem.make_model, optimizer, problem.settings, report=report
+    )
+    record = {"question": question, **_measured(history, problem.settings.threshold)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record) + "\n")
+    return Cell(row, recipe, record)
+
+
+def commit() -> str:
+    """The commit checked out, with a + where files were changed."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+def _measured(history: History, threshold: float) -> dict[str, Any]:
+    rows = len(history.steps)
+    kept = np.unique(np.geomspace(1, rows, _KEPT_EVALUATIONS).round().astype(int)) - 1
+    return {
+        "machine": machine(),
+        "commit": commit(),
+        "threshold": threshold,
+        "seeds": list(history.seeds),
+        "steps_per_epoch": history.steps_per_epoch,
+        "steps_run": int(history.steps[-1]),
+        "first": _numbers(history.first_crossing(threshold).steps),
+        "sustained": _numbers(history.sustained_crossing(threshold).steps),
+        "final_test_accuracy": _rounded(history.final()),
+        "final_train_accuracy": _rounded(history.final("train_accuracy")),
+        "compile_seconds": round(history.compile_seconds, 2),
+        "run_seconds": round(history.run_seconds, 2),
+        "curve_steps": history.steps[kept].tolist(),
+        "curves": {
+            name: [_rounded(values) for values in history.metrics[name][kept]]
+            for name in ("train_accuracy", "test_accuracy")
+        },
+    }
+
+
+def _numbers(steps: np.ndarray) -> list[int | None]:
+    return [int(step) if np.isfinite(step) else None for step in steps]
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]

@@ -1,0 +1,75 @@
+"""The rows of the tables: problems, budgets, and the best published result of each."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from egd_optax.grokking.problems import Problem, mnist_1k, modular, parity
+from egd_optax.grokking.recipes import SHOWN, recipes_for
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A problem that every recipe gets the same budget of steps for."""
+
+    name: str
+    problem: Problem
+    budget: int
+    published: str  # sooner than anybody else's
+    plateau: int | None = None  # budget of the baseline alone, run to its end
+
+
+def rows(suite: str) -> Iterator[Row]:
+    """The rows of a suite, ``quick`` or ``full``."""
+    if suite == "quick":
+        yield Row("add-97", modular("addition", 97), 900, "107 epochs")
+        yield Row("parity-3", parity(100, 3), 3100, "76 epochs")
+        return
+    epochs = {79: (221, 10200), 97: (107, 5800), 127: (62, 3400)}
+    for operation in ("addition", "multiplication"):
+        for modulus, (best, plateau) in epochs.items():
+            problem = modular(operation, modulus)
+            per_epoch = modulus**2 // 2 // problem.settings.batch_size
+            yield Row(
+                f"{operation[:3]}-{modulus}",
+                problem,
+                1500,
+                f"{best} epochs",
+                plateau * per_epoch,
+            )
+    for bits, subset, best, plateau in (
+        (400, 2, 42, 8000),
+        (100, 3, 76, 2000),
+        (50, 4, 176, 5500),
+    ):
+        yield Row(
+            f"parity-{subset}",
+            parity(bits, subset),
+            6200,
+            f"{best} epochs",
+            plateau * 62,
+        )
+    yield Row("mnist-1k", mnist_1k(), 2000, "500 steps, 91.9 % at the end")
+    for operation, best in (
+        ("addition", 720),
+        ("subtraction", 1040),
+        ("multiplication", 550),
+        ("division", 980),
+    ):
+        yield Row(
+            f"transformer-{operation[:3]}-97",
+            modular(operation, 97, model="transformer"),
+            360,
+            f"{best} steps",
+        )
+
+
+def with_settings(problem: Problem, **changes: object) -> Problem:
+    """The problem with some of its settings changed."""
+    settings = dataclasses.replace(problem.settings, **changes)
+    return dataclasses.replace(problem, settings=settings)
+
+
+def recipes(suite: str, problem: Problem) -> list[str]:
+    """Names of the recipes that a suite runs on a problem."""
+    offered = recipes_for(problem)
+    return [name for name in offered if suite == "full" or name in SHOWN]

@@ -1,0 +1,76 @@
+"""The table and the pictures of a race over many problems."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from _cells import Cell
+
+from egd_optax.grokking import figures
+
+
+def race_table(
+    cells: Sequence[Cell], published: Mapping[str, str]
+) -> list[dict[str, object]]:
+    """One line a cell."""
+    return [
+        {
+            "row": cell.row,
+            "recipe": cell.recipe,
+            "first": _steps(cell, "first"),
+            "sustained": _steps(cell, "sustained"),
+            "epochs": _epochs(cell),
+            "final_accuracy": f"{100 * np.median(cell.final()):.1f}%",
+            "seconds": "" if math.isinf(cell.seconds()) else f"{cell.seconds():.1f}",
+            "published": published.get(cell.row, "")
+            if cell.recipe.startswith("egd")
+            else "",
+        }
+        for cell in cells
+    ]
+
+
+def write_pictures(cells: Sequence[Cell], folder: Path) -> None:
+    """A race's curves for every row, and for all rows their bars and their clock."""
+    by_row: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        by_row.setdefault(cell.row, {})[cell.recipe] = cell
+    for row, found in by_row.items():
+        some = next(iter(found.values())).record
+        question = some["question"]
+        figure = figures.race(
+            {name: cell.history() for name, cell in found.items()},
+            title=f"{question['task']}, {question['model']}, "
+            f"{len(some['seeds'])} seeds",
+            threshold=some["threshold"],
+        )
+        figures.save(figure, folder / row / "race.png")
+    points = {
+        row: {
+            name: (float(np.median(cell.steps("first"))), cell.seconds())
+            for name, cell in found.items()
+        }
+        for row, found in by_row.items()
+    }
+    steps = {
+        row: {name: step for name, (step, _) in found.items()}
+        for row, found in points.items()
+    }
+    figures.save(figures.bars(steps), folder / "steps.png")
+    figures.save(figures.steps_and_seconds(points), folder / "clock.png")
+
+
+def _steps(cell: Cell, kind: str) -> str:
+    steps = cell.steps(kind)
+    median = np.median(steps)
+    if math.isinf(median):
+        return f"not within {cell.record['steps_run']}"
+    low, high = np.min(steps), np.max(steps)
+    top = f"{high:.0f}" if math.isfinite(high) else f">{cell.record['steps_run']}"
+    return f"{median:.0f} ({low:.0f}–{top})"
+
+
+def _epochs(cell: Cell) -> str:
+    epochs = np.median(cell.steps("first")) / cell.record["steps_per_epoch"]
+    return "" if math.isinf(epochs) else f"{epochs:.0f}"

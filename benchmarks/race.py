@@ -1,0 +1,101 @@
+"""Every method on every task: the tables and pictures of docs/results.md.
+
+    python benchmarks/race.py --suite quick   # two tasks, 3 seeds, some 10 minutes
+    python benchmarks/race.py --suite full    # all of them, 5 seeds: hours on two cores
+    python benchmarks/race.py --rows parity-3 mnist-1k
+
+Every recipe gets the same budget of steps on a row; it stops early once all seeds have
+stayed above the threshold for 20 evaluations. Finished cells are kept in
+benchmarks/results/race/ and never run again: an interrupted run goes on where it was.
+With --plateau, the baseline is also run to the end of its plateau.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from _cells import Cell, run_cell
+from _output import report
+from _rows import recipes, rows, with_settings
+from _tables import race_table, write_pictures
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from egd_optax.grokking.history import History
+from egd_optax.grokking.recipes import baseline
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Races every recipe on the rows of a suite."""
+
+    suite: Literal["quick", "full"] = "full"
+    """quick: two rows, the recipes that `egd-grok race` shows, three seeds."""
+    rows: tuple[str, ...] = ()
+    """Names of rows; none: all of the suite."""
+    recipes: tuple[str, ...] = ()
+    """Names of recipes; none: all that serve the row."""
+    seeds: int | None = None
+    """Number of seeds; None: 3 in the quick suite, 5 in the full one."""
+    plateau: bool = False
+    """Run the baseline alone, to the end of its published plateau."""
+    quick: bool = False
+    """A test of this script: one row, two recipes, a few steps."""
+    out: Path = Path(__file__).parent / "results"
+    """Folder for race.csv, the cells and the pictures."""
+
+
+def main(options: Options) -> None:
+    suite = "quick" if options.quick else options.suite
+    chosen = [r for r in rows(suite) if not options.rows or r.name in options.rows]
+    if options.quick:
+        chosen = chosen[:1]
+    if not chosen:
+        names = ", ".join(row.name for row in rows(suite))
+        print(f"race: no row of {options.rows}: choose among {names}", file=sys.stderr)
+        sys.exit(2)
+    seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
+    folder = options.out / ("race-quick" if suite == "quick" else "race")
+    cells: list[Cell] = []
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+    )
+    with Progress(*columns) as progress:
+        for row in chosen:
+            names = recipes(suite, row.problem)
+            budget = row.budget
+            if options.quick:
+                names, budget = ["egd", "sgd"], 18
+            if options.plateau:
+                if row.plateau is None:
+                    continue
+                names, budget = [baseline(row.problem)], row.plateau
+            problem = with_settings(
+                row.problem,
+                seeds=tuple(range(seeds)),
+                max_steps=budget,
+                epochs_per_evaluation=10 if options.plateau else 1,
+            )
+            label = f"{row.name}-plateau" if options.plateau else row.name
+            for name in names:
+                if options.recipes and name not in options.recipes:
+                    continue
+                bar = progress.add_task(f"{label} {name}", total=budget)
+
+                def show(history: History, bar=bar) -> None:
+                    progress.update(bar, completed=int(history.steps[-1]))
+
+                cells.append(run_cell(folder, label, name, problem, show))
+                progress.remove_task(bar)
+    table = race_table(cells, {row.name: row.published for row in chosen})
+    note = f"{seeds} seeds; steps to the threshold: median (range)"
+    write_pictures(cells, folder)
+    report(table, options.out / "race.csv", quick=suite == "quick", note=note)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
