@@ -1,4 +1,4 @@
-"""One cell of a table: a problem, a recipe, all seeds; run once, then read from disk."""
+"""Cells of a table: a problem, a recipe, all seeds; run once, then read from disk."""
 
 import dataclasses
 import json

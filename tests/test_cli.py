@@ -7,7 +7,7 @@ import pytest
 
 from egd_optax.grokking import cli
 from egd_optax.grokking.history import History
-from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.recipes import SHOWN
 
 SMALL = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "9"]
 FILES = {"config.json", "history.jsonl", "race.png", "summary.csv"}
@@ -56,10 +56,13 @@ def test_train_runs_one_optimizer(tmp_path, monkeypatch):
     [
         (["race", "power"], "unknown task 'power'"),
         (["race", "addition", "--optimizers", "egd", "adma"], "optimizer 'adma'"),
-        (["train", "addition", "--optimizer", "adma"], "unknown optimizer 'adma'"),
+        (["train", "addition", "--optimizer", "adma"], "no optimizer 'adma'"),
         (["race", "division", "--modulus", "91"], "91 is divisible by 7"),
         (["race", "addition", "--train-fraction", "1.5"], "got 1.5"),
         (["race", "addition", "--train-fraction", "0"], "got 0.0"),
+        (["race", "parity", "--subset-size", "101"], "got 101"),
+        (["race", "addition", "--model", "transformer", "--width", "9"], "width 9"),
+        (["train", "mnist", "--optimizer", "sgd"], "MNIST has no optimizer 'sgd'"),
         (["race", "addition", "--seeds", "0"], "seeds must be at least 1, got 0"),
         (["race", "addition", "--seeds", "-3"], "seeds must be at least 1, got -3"),
         (["race", "addition", "--width", "0"], "width must be at least 1, got 0"),
@@ -142,5 +145,5 @@ def test_help_names_commands_and_usage_errors_exit_with_2():
     assert "Traceback" not in answer.stderr
 
 
-def test_every_recipe_has_a_colour_of_its_own():
-    assert len(set(cli.figures.COLORS)) >= len(RECIPES)
+def test_every_shown_recipe_has_a_colour_of_its_own():
+    assert len(set(cli.figures.COLORS)) + 1 >= len(SHOWN)
