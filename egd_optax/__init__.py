@@ -1,6 +1,7 @@
 """Optax gradient transformations that remove the grokking plateau."""
 
 from egd_optax.columns import normalize_by_column_norm
+from egd_optax.constraints import clip_weight_row_norms, orthogonal_gradient
 from egd_optax.egalitarian import egd, scale_by_egd
 from egd_optax.grokfast import (
     GrokfastEMAState,
@@ -29,6 +30,7 @@ __all__ = [
     "SwitchOnMetricState",
     "add_frobenius_penalty",
     "add_nuclear_norm_penalty",
+    "clip_weight_row_norms",
     "condition_numbers",
     "delayed_frobenius_penalty",
     "delayed_onset",
@@ -37,6 +39,7 @@ __all__ = [
     "grokfast_ema",
     "grokfast_ma",
     "normalize_by_column_norm",
+    "orthogonal_gradient",
     "polar_by_eigh",
     "polar_by_svd",
     "scale_by_egd",

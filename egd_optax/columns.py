@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.linear_algebra import column_norms
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 
 
@@ -52,10 +53,7 @@ def normalize_by_column_norm(
 
     def normalize(x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        # Squares of numbers beyond 1e19 overflow in float32, those below 1e-19 vanish.
-        scale = jnp.max(jnp.abs(wide), axis=-2, keepdims=True)
-        scale = jnp.where(scale > 0, scale, 1)
-        norm = scale * jnp.linalg.norm(wide / scale, axis=-2, keepdims=True)
+        norm = column_norms(wide)
         least = jnp.maximum(norm, jnp.asarray(floor, norm.dtype))
         return (wide / jnp.where(least > 0, least, 1)).astype(x.dtype)
 

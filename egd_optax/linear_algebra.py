@@ -1,4 +1,4 @@
-"""The few matrix operations that every polar factor needs, in full precision."""
+"""The few matrix operations that several modules need, in full precision."""
 
 import functools
 
@@ -35,3 +35,11 @@ def gram_matrix(x: jax.Array) -> jax.Array:
 def real_diagonal(gram: jax.Array) -> jax.Array:
     """Squared norms of the rows of which ``gram`` is the Gram matrix."""
     return jnp.diagonal(gram, axis1=-2, axis2=-1).real
+
+
+def column_norms(x: jax.Array) -> jax.Array:
+    """L2 norm of each column ``(..., m, n)``, as an array ``(..., 1, n)``."""
+    # Squares of numbers beyond 1e19 overflow in float32, those below 1e-19 vanish.
+    scale = jnp.max(jnp.abs(x), axis=-2, keepdims=True)
+    scale = jnp.where(scale > 0, scale, 1)
+    return scale * jnp.linalg.norm(x / scale, axis=-2, keepdims=True)

@@ -1,0 +1,149 @@
+"""What looks at the weights: ⊥Grad, and a bound on each output unit's weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.linear_algebra import column_norms
+from egd_optax.matrices import WeightDimensionNumbers, map_matrices
+
+
+def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
+    r"""Takes the component along the weights out of each leaf's gradient.
+
+    .. math:: g \leftarrow g - \frac{\langle w, g \rangle}{\langle w, w \rangle} \, w
+
+    where w is the leaf as one vector. A step along what is left turns the weights and
+    scales them only to second order, so that logits cannot grow for the sake of the
+    loss alone. Zero weights leave the gradient as it is.
+
+    Put it first in a chain, where the raw gradient comes in. A leaf of one entry never
+    moves again once it is not zero; ``optax.masked`` leaves it out.
+
+    Returns:
+      A stateless gradient transformation whose ``update`` needs ``params``. Updates
+      keep shape and dtype and are computed in at least float32; the norm is not
+      restored, as some implementations do.
+
+    Raises:
+      ValueError: at ``update``, if ``params`` is missing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import orthogonal_gradient
+      >>> tx = orthogonal_gradient()
+      >>> params = jnp.array([2.0, 0.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 4.0]), tx.init(params), params)
+      >>> print(updates)
+      [0. 4.]
+
+    Source: Prieto et al., *Grokking at the Edge of Numerical Stability*, arXiv
+    2501.04697, where it is called ⊥Grad.
+    """
+
+    def project(g: jax.Array, w: jax.Array) -> jax.Array:
+        dtype = jnp.promote_types(jnp.promote_types(g.dtype, w.dtype), jnp.float32)
+        wide, direction = g.astype(dtype), w.astype(dtype)
+        # Squares of numbers beyond 1e19 overflow in float32, those below 1e-19 vanish.
+        largest = jnp.max(jnp.abs(direction), initial=0)
+        direction = direction / jnp.where(largest < jnp.finfo(dtype).tiny, 1, largest)
+        length = jnp.sum(direction * direction)
+        along = jnp.sum(direction * wide) / jnp.where(length == 0, 1, length)
+        return (wide - along * direction).astype(g.dtype)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del extra_args
+        if params is None:
+            raise ValueError(
+                "orthogonal_gradient needs tx.update(grads, state, params)"
+            )
+        return jax.tree.map(project, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
+
+
+def clip_weight_row_norms(
+    max_norm: jax.typing.ArrayLike,
+    *,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Clips the L2 norm of each output unit's incoming weights after the update.
+
+    .. math:: u_j \leftarrow c_j (w_j + u_j) - w_j, \qquad
+        c_j = \min(1, \text{max\_norm} / \|w_j + u_j\|_2)
+
+    for each output unit j. Its weights w_j are a column of a Flax kernel
+    ``(fan_in, fan_out)``, a row where kernels are transposed, hence the name. Weights
+    within the bound take the update as it came. Leaves that are not matrices pass.
+
+    Put it **last** in the chain, after ``scale_by_learning_rate``: it must see the
+    update that the weights get.
+
+    Args:
+      max_norm: largest norm of an output unit's incoming weights, positive.
+      weight_dimension_numbers: which axes of each leaf are input and output, as in
+        :func:`egd_optax.scale_by_egd`.
+
+    Returns:
+      A stateless gradient transformation whose ``update`` needs ``params``. Updates
+      keep shape and dtype, so that the bound holds to the rounding of that dtype.
+
+    Raises:
+      ValueError: at ``update``, if ``params`` is missing or dimension numbers do not
+        fit a leaf.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from egd_optax import clip_weight_row_norms
+      >>> tx = optax.chain(optax.sgd(1.0), clip_weight_row_norms(2.0))
+      >>> params = {"kernel": jnp.array([[3.0, 1.0], [3.0, 0.0]])}
+      >>> grads = {"kernel": jnp.array([[0.0, 0.5], [-1.0, 0.0]])}
+      >>> updates, _ = tx.update(grads, tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates)["kernel"].round(3))
+      [[1.2 0.5]
+       [1.6 0. ]]
+
+    Source: the *Clip to Grok* report and code (github.com/NiftyliuS/cliptogrok), with
+    a largest norm of 2 on the decoder's matrices, embeddings left out.
+    """
+
+    def factors(x: jax.Array) -> jax.Array:
+        norm = column_norms(x)
+        bound = jnp.asarray(max_norm, norm.dtype)
+        # Over itself the bound is exactly one, whatever it is but zero.
+        largest = jnp.maximum(norm, bound)
+        factor = bound / jnp.where(largest == 0, 1, largest)
+        return jnp.broadcast_to(factor, x.shape)
+
+    def add(w: jax.Array, u: jax.Array) -> jax.Array:
+        return w.astype(jnp.promote_types(w.dtype, jnp.float32)) + u
+
+    def clip(u: jax.Array, w: jax.Array, c: jax.Array) -> jax.Array:
+        # (w + u) c - w would round away what a small update changes.
+        return (c * u - (1 - c) * w).astype(u.dtype)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del extra_args
+        if params is None:
+            raise ValueError(
+                "clip_weight_row_norms needs tx.update(grads, state, params)"
+            )
+        moved = jax.tree.map(add, params, updates)
+        c = map_matrices(
+            factors, moved, weight_dimension_numbers, otherwise=jnp.ones_like
+        )
+        return jax.tree.map(clip, updates, params, c), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
