@@ -11,6 +11,7 @@ from egd_optax.grokfast import (
 )
 from egd_optax.penalties import (
     add_frobenius_penalty,
+    add_log_det_penalty,
     add_nuclear_norm_penalty,
     delayed_onset,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "GrokfastMAState",
     "SwitchOnMetricState",
     "add_frobenius_penalty",
+    "add_log_det_penalty",
     "add_nuclear_norm_penalty",
     "clip_weight_row_norms",
     "condition_numbers",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.linear_algebra import adjoint, gram_matrix
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 from egd_optax.polar import polar_by_eigh
 
@@ -105,6 +106,86 @@ def add_nuclear_norm_penalty(
     return _add_to_gradient(
         lambda params: map_matrices(
             whiten, params, weight_dimension_numbers, otherwise=jnp.zeros_like
+        ),
+        strength,
+        mask,
+    )
+
+
+def add_log_det_penalty(
+    strength: optax.ScalarOrSchedule,
+    *,
+    eps: jax.typing.ArrayLike,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+    mask: Mask | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the gradient of a log-determinant, a smooth stand-in for the rank.
+
+    .. math:: g \leftarrow g + \nabla_W \, \text{strength} \cdot
+        \log\det(W W^\top / \epsilon + I)
+        = g + 2 \, \text{strength} \cdot (W W^\top + \epsilon I)^{-1} W
+
+    A singular value σ costs log(1 + σ²/ε) and is pushed down by 2 σ / (σ² + ε): hardest
+    at σ = √ε, in proportion to σ below it, ever less above it. So small directions
+    vanish and large ones stay. Solved by Cholesky on the smaller side of the matrix, in
+    at least float32, with a relative error of about its eps times σ_max² / ε. Leaves
+    that are not matrices pass through.
+
+    Args:
+      strength: factor of the penalty, a number or a schedule.
+      eps: ε > 0, the square of the singular value up to which a direction counts as
+        small. Below 16 eps of the dtype computed in times the squared Frobenius norm
+        of W (2e-6 of it in float32) it takes that value: the Gram matrix knows nothing
+        of smaller ones.
+      weight_dimension_numbers: which axes of each leaf are input and output, as in
+        :func:`egd_optax.scale_by_egd`.
+      mask: tree of booleans (or a prefix, or a function of the parameters that gives
+        one): where the penalty applies.
+
+    Returns:
+      A gradient transformation whose ``update`` needs ``params``.
+
+    Raises:
+      ValueError: at ``update``, if ``params`` is missing or dimension numbers do not
+        fit a leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import add_log_det_penalty
+      >>> tx = add_log_det_penalty(0.5, eps=1.0)
+      >>> params = {"kernel": jnp.array([[0.0, 3.0], [0.0, 0.0]])}
+      >>> zeros = {"kernel": jnp.zeros((2, 2))}
+      >>> updates, _ = tx.update(zeros, tx.init(params), params)
+      >>> print(updates["kernel"].round(3))
+      [[0.  0.3]
+       [0.  0. ]]
+
+    Source: Fazel, Hindi and Boyd, *Log-det heuristic for matrix rank minimization*
+    (ACC 2003); *A Simple Method for Accelerating Grokking* (LessWrong) tries it.
+    """
+
+    def direction(w: jax.Array) -> jax.Array:
+        if w.size == 0:
+            return w
+        wide = w if w.shape[-2] <= w.shape[-1] else adjoint(w)
+        wide = wide.astype(jnp.promote_types(w.dtype, jnp.float32))
+        bound = jnp.asarray(eps, wide.real.dtype)
+        # Squares must neither overflow nor vanish; over √ε, ε cannot either.
+        largest = jnp.max(jnp.abs(wide), axis=(-2, -1), keepdims=True)
+        scale = jnp.maximum(largest, jnp.sqrt(bound))
+        wide = wide / scale
+        gram = gram_matrix(wide)
+        least = 16 * jnp.finfo(wide.dtype).eps * jnp.trace(gram, axis1=-2, axis2=-1)
+        ridge = jnp.maximum(bound / scale / scale, least.real[..., None, None])
+        factor = jnp.linalg.cholesky(
+            gram + ridge * jnp.eye(gram.shape[-1], dtype=gram.dtype)
+        )
+        result = 2 * jax.scipy.linalg.cho_solve((factor, True), wide) / scale
+        return result if w.shape[-2] <= w.shape[-1] else adjoint(result)
+
+    return _add_to_gradient(
+        lambda params: map_matrices(
+            direction, params, weight_dimension_numbers, otherwise=jnp.zeros_like
         ),
         strength,
         mask,

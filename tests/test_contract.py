@@ -18,6 +18,7 @@ import egd_optax
 # What each factory needs; all else is left at its default.
 ARGUMENTS = {
     "add_frobenius_penalty": {"strength": 1e-3},
+    "add_log_det_penalty": {"strength": 1e-3, "eps": 0.1},
     "add_nuclear_norm_penalty": {"strength": 1e-3},
     "clip_weight_row_norms": {"max_norm": 2.0},
     "delayed_frobenius_penalty": {},
@@ -264,6 +265,7 @@ def test_runs_under_vmap(name):
         ("egd", "weight_decay"),
         ("egd", "adam_learning_rate"),
         ("add_frobenius_penalty", "strength"),
+        ("add_log_det_penalty", "strength"),
         ("add_nuclear_norm_penalty", "strength"),
         ("delayed_frobenius_penalty", "strength"),
     ],

@@ -1,15 +1,26 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
+from reference import log_spaced, matrix_with_spectrum
 
 from egd_optax import (
     add_frobenius_penalty,
+    add_log_det_penalty,
     add_nuclear_norm_penalty,
     delayed_onset,
     polar_by_svd,
 )
+
+PENALTIES = [
+    add_frobenius_penalty,
+    add_nuclear_norm_penalty,
+    partial(add_log_det_penalty, eps=0.1),
+]
 
 
 @pytest.fixture
@@ -52,7 +63,50 @@ def test_nuclear_norm_is_the_gradient_of_its_loss(params, polar_fn):
     assert_same(added(tx, params), jax.grad(loss)(params))
 
 
-@pytest.mark.parametrize("penalty", [add_frobenius_penalty, add_nuclear_norm_penalty])
+def log_det_gradient(w, strength, eps):
+    """In float64, by differentiating the penalty itself."""
+
+    def loss(w):
+        return strength * jnp.linalg.slogdet(w @ w.T / eps + jnp.eye(len(w)))[1]
+
+    with jax.enable_x64(True):
+        return np.asarray(jax.grad(loss)(jnp.asarray(w, jnp.float64)))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (60, 60), (97, 40), (1, 4)])
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 10.0])
+def test_log_det_is_the_gradient_of_its_loss(shape, eps, rng):
+    w = matrix_with_spectrum(rng, *shape, 3 * log_spaced(min(shape), 1e3))
+    expected = log_det_gradient(w, 0.3, eps)
+    ours = added(add_log_det_penalty(0.3, eps=eps), jnp.asarray(w))
+    error = np.linalg.norm(ours - expected, 2)
+    # Rounding of the Gram matrix, whose largest eigenvalue is 9, against ε.
+    assert error < (1e-6 + 1e-7 * 9 / eps) * np.linalg.norm(expected, 2)
+
+
+def test_log_det_sees_other_axes(rng):
+    w = rng.normal(size=(2, 3, 7)).astype(np.float32)
+    numbers = MuonDimensionNumbers(reduction_axis=2, output_axis=1)
+    tx = add_log_det_penalty(0.3, eps=0.5, weight_dimension_numbers=numbers)
+    expected = [log_det_gradient(member, 0.3, 0.5) for member in w]
+    np.testing.assert_allclose(added(tx, jnp.asarray(w)), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1e4, 1e30])
+@pytest.mark.parametrize("eps", [1e-30, 1e-6, 1e6])
+def test_log_det_is_finite_for_weights_of_any_size_and_rank(scale, eps, rng):
+    w = rng.normal(size=(300, 20)) @ rng.normal(size=(20, 200)) * scale
+    with jax.enable_x64(True):
+        ours = added(add_log_det_penalty(1.0, eps=eps), jnp.asarray(w, jnp.float32))
+    assert np.all(np.isfinite(ours)) and np.any(ours)
+    # Singular values above √ε are pushed by 2 / σ, whatever is below.
+    if scale >= 1e4 and eps <= 1e-6:
+        expected = 2 * np.linalg.pinv(w, rcond=1e-9).T
+        error = np.linalg.norm(ours - expected, 2)
+        assert error < 1e-2 * np.linalg.norm(expected, 2)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
 def test_masks_and_schedules(penalty, params):
     full = added(penalty(2.0), params)
     masked = added(penalty(2.0, mask={"kernel": True, "bias": False}), params)
@@ -66,7 +120,7 @@ def masked_zero(params):
     return jax.tree.map(jnp.zeros_like, params)
 
 
-@pytest.mark.parametrize("penalty", [add_frobenius_penalty, add_nuclear_norm_penalty])
+@pytest.mark.parametrize("penalty", PENALTIES)
 def test_parameters_are_asked_for(penalty, params):
     tx = penalty(0.1)
     with pytest.raises(ValueError, match="params"):
