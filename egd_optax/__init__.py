@@ -15,7 +15,11 @@ from egd_optax.penalties import (
     add_nuclear_norm_penalty,
     delayed_onset,
 )
-from egd_optax.polar import polar_by_eigh, polar_by_svd
+from egd_optax.polar import polar_by_eigh, polar_by_randomized_svd, polar_by_svd
+from egd_optax.randomized import (
+    ScaleByRandomizedEGDState,
+    scale_by_randomized_egd,
+)
 from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
 from egd_optax.switching import (
     SwitchOnMetricState,
@@ -28,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GrokfastEMAState",
     "GrokfastMAState",
+    "ScaleByRandomizedEGDState",
     "SwitchOnMetricState",
     "add_frobenius_penalty",
     "add_log_det_penalty",
@@ -43,8 +48,10 @@ __all__ = [
     "normalize_by_column_norm",
     "orthogonal_gradient",
     "polar_by_eigh",
+    "polar_by_randomized_svd",
     "polar_by_svd",
     "scale_by_egd",
+    "scale_by_randomized_egd",
     "singular_values",
     "switch_on_metric",
 ]

@@ -28,6 +28,8 @@ ARGUMENTS = {
     "normalize_by_column_norm": {},
     "orthogonal_gradient": {},
     "scale_by_egd": {},
+    # Static under inject_hyperparams, as a plain int is not.
+    "scale_by_randomized_egd": {"rank": np.int64(1)},
     "switch_on_metric": {
         "metric": "train_accuracy",
         "threshold": 0.5,
@@ -41,6 +43,7 @@ OTHERS = {
     "delayed_onset",
     "effective_ranks",
     "polar_by_eigh",
+    "polar_by_randomized_svd",
     "polar_by_svd",
     "singular_values",
 }

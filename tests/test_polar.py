@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,15 @@ from hypothesis import strategies as st
 from jax import lax
 from reference import log_spaced, matrix_with_spectrum, polar, spectral_error
 
-from egd_optax import polar_by_eigh, polar_by_svd
+from egd_optax import polar_by_eigh, polar_by_randomized_svd, polar_by_svd
 from egd_optax.iterated_eigh import whiten
 
 SHAPES = [(194, 512), (512, 97), (128, 512), (64, 64), (1, 7), (200, 10)]
 METHODS = [polar_by_eigh, polar_by_svd]
+WITH_A_SKETCH = [
+    *METHODS,
+    partial(polar_by_randomized_svd, rank=2, key=jax.random.key(0)),
+]
 
 
 def ratio_to_svd(draws):
@@ -78,26 +84,26 @@ def test_rcond_is_relative_to_the_largest_singular_value(method):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_A_SKETCH)
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 1), (2, 4, 3)])
 def test_zero_in_zero_out(method, shape):
     assert not np.any(method(jnp.zeros(shape)))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_A_SKETCH)
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 3, 3)])
 def test_empty_arrays_stay_empty(method, shape):
     assert method(jnp.zeros(shape)).shape == shape
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_A_SKETCH)
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
 def test_scale_does_not_matter(method, scale, rng):
     x = rng.normal(size=(6, 9)).astype(np.float32)
     np.testing.assert_allclose(method(x * np.float32(scale)), method(x), atol=2e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_A_SKETCH)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_matrix_spoils_itself_alone(method, bad, rng):
     x = rng.normal(size=(3, 6, 9)).astype(np.float32)
@@ -166,7 +172,7 @@ def test_the_batched_iteration_of_accelerators_agrees(rng):
     np.testing.assert_allclose(result, polar_by_eigh(x), atol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_A_SKETCH)
 def test_what_is_no_matrix_is_refused(method):
     with pytest.raises(ValueError, match=r"x.shape=\(3,\)"):
         method(jnp.ones(3))

@@ -1,0 +1,103 @@
+"""Egalitarian gradient descent for the leading directions, by fresh random sketches."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.matrices import WeightDimensionNumbers, map_matrices
+from egd_optax.polar import checked_rank, polar_by_randomized_svd
+
+
+class ScaleByRandomizedEGDState(NamedTuple):
+    """State of :func:`scale_by_randomized_egd`."""
+
+    # Not a typed key: NumPy, flax.serialization and comparisons of trees take none.
+    key: jax.Array  # key data, dtype=uint32, shape=(2,) for JAX's default generator
+
+
+def scale_by_randomized_egd(
+    rank: int,
+    *,
+    seed: jax.typing.ArrayLike = 0,
+    power_iterations: jax.typing.ArrayLike = 2,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Whitens the leading directions of every matrix and drops the others.
+
+    .. math:: G = U S V^\top \;\mapsto\; U_r V_r^\top
+
+    by :func:`egd_optax.polar_by_randomized_svd`, with a sketch of its own for each
+    matrix and each step. The random key lives in the state, so that a run is the same
+    again from the same seed, and goes on the same from a checkpoint. Matrices of the
+    same shape and dtype are whitened in one call, other leaves pass through, as in
+    :func:`egd_optax.scale_by_egd`.
+
+    Args:
+      rank: number r of directions that are kept, a static integer (name it in
+        ``static_args`` of ``optax.inject_hyperparams``). Matrices with no more than
+        that are whitened entirely.
+      seed: an integer or a key, ``jax.random.key(…)``.
+      power_iterations: how often a sketch is sharpened.
+      weight_dimension_numbers: which axes of each leaf are input and output, as in
+        :func:`egd_optax.scale_by_egd`.
+
+    Returns:
+      A gradient transformation. Updates keep shape and dtype.
+
+    Raises:
+      ValueError: ``rank`` is below one; at ``update``, where dimension numbers do not
+        fit a leaf.
+      TypeError: ``rank`` is no integer; at ``init`` or ``update``, where it is traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import scale_by_randomized_egd
+      >>> tx = scale_by_randomized_egd(rank=2)
+      >>> grads = {"kernel": jnp.diag(jnp.array([5.0, 2.0, 0.0])), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(grads, tx.init(grads))
+      >>> print(jnp.diagonal(updates["kernel"]).round(3), updates["bias"])
+      [1. 1. 0.] [1. 1. 1.]
+
+    Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
+    2510.04930, whose ranks are 4 to 128.
+    """
+    rank = checked_rank(rank)
+
+    def init_fn(params: optax.Params) -> ScaleByRandomizedEGDState:
+        del params
+        return ScaleByRandomizedEGDState(jax.random.key_data(_as_key(seed)))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleByRandomizedEGDState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByRandomizedEGDState]:
+        del params, extra_args
+        generator = jax.random.key_impl(_as_key(seed))
+        key, sketch_key = jax.random.split(
+            jax.random.wrap_key_data(state.key, impl=generator)
+        )
+        call = itertools.count()
+
+        def whiten(stack: jax.Array) -> jax.Array:
+            return polar_by_randomized_svd(
+                stack,
+                rank,
+                key=jax.random.fold_in(sketch_key, next(call)),
+                power_iterations=power_iterations,
+            )
+
+        updates = map_matrices(whiten, updates, weight_dimension_numbers)
+        return updates, ScaleByRandomizedEGDState(jax.random.key_data(key))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _as_key(seed: jax.typing.ArrayLike) -> jax.Array:
+    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        return seed
+    return jax.random.key(seed)
