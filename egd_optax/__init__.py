@@ -2,6 +2,7 @@
 
 from egd_optax.columns import normalize_by_column_norm
 from egd_optax.egalitarian import egd, scale_by_egd
+from egd_optax.flax_layouts import flax_dimension_numbers
 from egd_optax.grokfast import (
     GrokfastEMAState,
     GrokfastMAState,
@@ -34,6 +35,7 @@ __all__ = [
     "delayed_onset",
     "effective_ranks",
     "egd",
+    "flax_dimension_numbers",
     "grokfast_ema",
     "grokfast_ma",
     "normalize_by_column_norm",

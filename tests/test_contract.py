@@ -37,6 +37,7 @@ OTHERS = {
     "condition_numbers",
     "delayed_onset",
     "effective_ranks",
+    "flax_dimension_numbers",
     "polar_by_eigh",
     "polar_by_svd",
     "singular_values",
