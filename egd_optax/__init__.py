@@ -10,6 +10,7 @@ from egd_optax.grokfast import (
     grokfast_ma,
 )
 from egd_optax.penalties import (
+    WeightPenaltyState,
     add_frobenius_penalty,
     add_nuclear_norm_penalty,
     delayed_onset,
@@ -28,6 +29,7 @@ __all__ = [
     "GrokfastEMAState",
     "GrokfastMAState",
     "SwitchOnMetricState",
+    "WeightPenaltyState",
     "add_frobenius_penalty",
     "add_nuclear_norm_penalty",
     "condition_numbers",

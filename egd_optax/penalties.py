@@ -1,7 +1,7 @@
 """Penalties on the weights, added as gradients, and the schedule that delays them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,12 @@ from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 from egd_optax.polar import polar_by_eigh
 
 Mask = Any | Callable[[optax.Params], Any]
+
+
+class WeightPenaltyState(NamedTuple):
+    """State of a weight penalty whose strength is a schedule."""
+
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
 
 
 def add_frobenius_penalty(
@@ -158,7 +164,7 @@ def _add_to_gradient(
     def init_fn(params: optax.Params) -> optax.OptState:
         del params
         if callable(strength):
-            return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+            return WeightPenaltyState(count=jnp.zeros([], jnp.int32))
         return optax.EmptyState()
 
     def update_fn(
@@ -173,7 +179,7 @@ def _add_to_gradient(
         factor = strength
         if callable(strength):
             factor = strength(state.count)
-            state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
+            state = WeightPenaltyState(optax.safe_increment(state.count))
         updates = jax.tree.map(
             lambda g, d: (g + factor * d).astype(g.dtype), updates, direction(params)
         )
