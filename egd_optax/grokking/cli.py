@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from egd_optax.grokking import figures
+from egd_optax.grokking.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.files import prepare_folder, replacing
 from egd_optax.grokking.history import History, to_json_lines
 from egd_optax.grokking.models import TwoLayerNet
@@ -65,6 +66,10 @@ class Train(Experiment):
 
     optimizer: str = "egd"
     """Name of a recipe."""
+    checkpoint_every: int | None = None
+    """Updates from one checkpoint to the next, in checkpoints/ of the output folder."""
+    resume: bool = False
+    """Goes on from the checkpoint, where there is one."""
 
 
 def main() -> None:
@@ -79,11 +84,15 @@ def main() -> None:
     names = command.optimizers if isinstance(command, Race) else (command.optimizer,)
     try:
         task, settings = _prepare(command, names)
+        checkpoints = _checkpoints(command)
     except ValueError as error:
         print(f"egd-grok: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        _run(command, names, task, settings)
+        _run(command, names, task, settings, checkpoints)
+    except CheckpointError as error:
+        print(f"egd-grok: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"\negd-grok: interrupted; see {command.out}", file=sys.stderr)
         sys.exit(130)
@@ -112,13 +121,44 @@ def _prepare(command: Experiment, names: tuple[str, ...]) -> tuple[Task, Setting
         threshold=command.threshold,
         patience=command.patience,
     )
+    if isinstance(command, Train):
+        _check_checkpointing(command)
     check_settings(task, settings)
     prepare_folder(command.out)
     return task, settings
 
 
+def _check_checkpointing(command: Train) -> None:
+    if command.checkpoint_every is None and command.resume:
+        raise ValueError("--resume needs --checkpoint-every, got none")
+    if command.checkpoint_every is not None and command.checkpoint_every < 1:
+        raise ValueError(
+            f"checkpoint_every must be at least 1, got {command.checkpoint_every}"
+        )
+
+
+def _checkpoints(command: Experiment) -> Checkpoints | None:
+    if not isinstance(command, Train) or command.checkpoint_every is None:
+        return None
+    # Where files are and when they are written changes no number.
+    aside = {"out", "checkpoint_every", "resume"}
+    fields = dataclasses.asdict(command)
+    identity = {name: str(fields[name]) for name in fields.keys() - aside}
+    identity |= _versions() | {"device": jax.devices()[0].device_kind}
+    return Checkpoints(
+        command.out / "checkpoints",
+        command.checkpoint_every,
+        identity,
+        resume=command.resume,
+    )
+
+
 def _run(
-    command: Experiment, names: tuple[str, ...], task: Task, settings: Settings
+    command: Experiment,
+    names: tuple[str, ...],
+    task: Task,
+    settings: Settings,
+    checkpoints: Checkpoints | None,
 ) -> None:
     console = Console()
     console.print(
@@ -159,7 +199,14 @@ def _run(
                 _write(command.out / "history.jsonl", to_json_lines(lines))
 
             optimizer = RECIPES[name].make()
-            history = train(task, make_model, optimizer, settings, report=report)
+            history = train(
+                task,
+                make_model,
+                optimizer,
+                settings,
+                report=report,
+                checkpoints=checkpoints,
+            )
             progress.remove_task(bar)
             console.print(f"{name:<18} {_accuracy(history)}  {_time(history)}")
             _write(
@@ -180,12 +227,14 @@ def _config(command: Experiment) -> str:
         "device": jax.devices()[0].device_kind,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {
-            package: version(package)
-            for package in ("egd-optax", "jax", "jaxlib", "optax", "flax")
-        },
+        "versions": _versions(),
     }
     return json.dumps(config, indent=2, default=str) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    packages = "egd-optax", "jax", "jaxlib", "optax", "flax"
+    return {package: version(package) for package in packages}
 
 
 def _write(path: Path, text: str) -> None:
