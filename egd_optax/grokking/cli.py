@@ -1,5 +1,6 @@
 """The command ``egd-grok``."""
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -23,6 +24,7 @@ from egd_optax.grokking.models import TwoLayerNet
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.summary import summary_csv, summary_table
 from egd_optax.grokking.tasks import Task, modular_arithmetic
+from egd_optax.grokking.tracking import TRACKERS, Tracker, check_trackers
 from egd_optax.grokking.training import Settings, check_settings, train
 
 
@@ -50,6 +52,8 @@ class Experiment:
     """An optimizer stops after this many epochs with all seeds above the threshold."""
     out: Path = Path("runs/latest")
     """Folder for history.jsonl, summary.csv, config.json and race.png."""
+    track: tuple[str, ...] = ()
+    """Writers besides history.jsonl: tensorboard, wandb (offline)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +127,7 @@ def _prepare(command: Experiment, names: tuple[str, ...]) -> tuple[Task, Setting
     )
     if isinstance(command, Train):
         _check_checkpointing(command)
+    check_trackers(command.track)
     check_settings(task, settings)
     prepare_folder(command.out)
     return task, settings
@@ -140,8 +145,8 @@ def _check_checkpointing(command: Train) -> None:
 def _checkpoints(command: Experiment) -> Checkpoints | None:
     if not isinstance(command, Train) or command.checkpoint_every is None:
         return None
-    # Where files are and when they are written changes no number.
-    aside = {"out", "checkpoint_every", "resume"}
+    # Which files are written, where and when changes no number.
+    aside = {"out", "checkpoint_every", "resume", "track"}
     fields = dataclasses.asdict(command)
     identity = {name: str(fields[name]) for name in fields.keys() - aside}
     identity |= _versions() | {"device": jax.devices()[0].device_kind}
@@ -186,7 +191,18 @@ def _run(
                 name, total=settings.max_steps, accuracy="compiling …"
             )
 
-            def report(history: History, name: str = name, bar: TaskID = bar) -> None:
+            stack = contextlib.ExitStack()
+            trackers = [
+                stack.enter_context(TRACKERS[tracker][0](command.out, name))
+                for tracker in command.track
+            ]
+
+            def report(
+                history: History,
+                name: str = name,
+                bar: TaskID = bar,
+                trackers: list[Tracker] = trackers,
+            ) -> None:
                 histories[name] = history
                 progress.update(
                     bar, completed=int(history.steps[-1]), accuracy=_accuracy(history)
@@ -197,16 +213,18 @@ def _run(
                     for record in history.records()
                 )
                 _write(command.out / "history.jsonl", to_json_lines(lines))
+                for tracker in trackers:
+                    tracker(history)
 
-            optimizer = RECIPES[name].make()
-            history = train(
-                task,
-                make_model,
-                optimizer,
-                settings,
-                report=report,
-                checkpoints=checkpoints,
-            )
+            with stack:
+                history = train(
+                    task,
+                    make_model,
+                    RECIPES[name].make(),
+                    settings,
+                    report=report,
+                    checkpoints=checkpoints,
+                )
             progress.remove_task(bar)
             console.print(f"{name:<18} {_accuracy(history)}  {_time(history)}")
             _write(
