@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys)
 def test_an_interrupted_race_keeps_what_it_has(tmp_path, monkeypatch, capsys):
     real = cli.train
 
-    def interrupted(task, make_model, optimizer, settings, *, report):
+    def interrupted(task, make_model, optimizer, settings, *, report, **_):
         def report_and_stop(history: History):
             report(history)
             raise KeyboardInterrupt

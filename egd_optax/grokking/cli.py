@@ -1,5 +1,6 @@
 """The command ``egd-grok``."""
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from egd_optax.grokking import figures
+from egd_optax.grokking.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.files import prepare_folder, replacing
 from egd_optax.grokking.history import History, to_json_lines
 from egd_optax.grokking.problems import (
@@ -27,6 +29,7 @@ from egd_optax.grokking.problems import (
 )
 from egd_optax.grokking.recipes import RECIPES, SHOWN, baseline, recipes_for
 from egd_optax.grokking.summary import summary_csv, summary_table
+from egd_optax.grokking.tracking import TRACKERS, Tracker, check_trackers
 from egd_optax.grokking.training import check_settings, train
 
 
@@ -65,6 +68,8 @@ class Experiment:
     """Epochs between two evaluations."""
     out: Path = Path("runs/latest")
     """Folder for history.jsonl, summary.csv, config.json and race.png."""
+    track: tuple[str, ...] = ()
+    """Writers besides history.jsonl: tensorboard, wandb (offline)."""
 
     def recipes(self) -> tuple[str, ...] | None:
         """Names of the optimizers; None leaves the choice to the task."""
@@ -88,6 +93,10 @@ class Train(Experiment):
 
     optimizer: str = "egd"
     """Name of a recipe."""
+    checkpoint_every: int | None = None
+    """Updates from one checkpoint to the next, in checkpoints/ of the output folder."""
+    resume: bool = False
+    """Goes on from the checkpoint, where there is one."""
 
     def recipes(self) -> tuple[str, ...] | None:
         return (self.optimizer,)
@@ -104,11 +113,15 @@ def main() -> None:
     )
     try:
         problem, names = _prepare(command)
+        checkpoints = _checkpoints(command)
     except ValueError as error:
         print(f"egd-grok: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        _run(command, names, problem)
+        _run(command, names, problem, checkpoints)
+    except CheckpointError as error:
+        print(f"egd-grok: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"\negd-grok: interrupted; see {command.out}", file=sys.stderr)
         sys.exit(130)
@@ -144,6 +157,9 @@ def _prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
             )
     if not names:
         raise ValueError(f"no optimizers: choose among {', '.join(offered)}")
+    if isinstance(command, Train):
+        _check_checkpointing(command)
+    check_trackers(command.track)
     check_settings(problem.task, settings)
     prepare_folder(command.out)
     return problem, names
@@ -168,7 +184,37 @@ def _problem(command: Experiment) -> Problem:
     )
 
 
-def _run(command: Experiment, names: tuple[str, ...], problem: Problem) -> None:
+def _check_checkpointing(command: Train) -> None:
+    if command.checkpoint_every is None and command.resume:
+        raise ValueError("--resume needs --checkpoint-every, got none")
+    if command.checkpoint_every is not None and command.checkpoint_every < 1:
+        raise ValueError(
+            f"checkpoint_every must be at least 1, got {command.checkpoint_every}"
+        )
+
+
+def _checkpoints(command: Experiment) -> Checkpoints | None:
+    if not isinstance(command, Train) or command.checkpoint_every is None:
+        return None
+    # Which files are written, where and when changes no number.
+    aside = {"out", "checkpoint_every", "resume", "track"}
+    fields = dataclasses.asdict(command)
+    identity = {name: str(fields[name]) for name in fields.keys() - aside}
+    identity |= _versions() | {"device": jax.devices()[0].device_kind}
+    return Checkpoints(
+        command.out / "checkpoints",
+        command.checkpoint_every,
+        identity,
+        resume=command.resume,
+    )
+
+
+def _run(
+    command: Experiment,
+    names: tuple[str, ...],
+    problem: Problem,
+    checkpoints: Checkpoints | None,
+) -> None:
     console = Console()
     task, settings = problem.task, problem.settings
     console.print(
@@ -192,7 +238,18 @@ def _run(command: Experiment, names: tuple[str, ...], problem: Problem) -> None:
                 name, total=settings.max_steps, accuracy="compiling …"
             )
 
-            def report(history: History, name: str = name, bar: TaskID = bar) -> None:
+            stack = contextlib.ExitStack()
+            trackers = [
+                stack.enter_context(TRACKERS[tracker][0](command.out, name))
+                for tracker in command.track
+            ]
+
+            def report(
+                history: History,
+                name: str = name,
+                bar: TaskID = bar,
+                trackers: list[Tracker] = trackers,
+            ) -> None:
                 histories[name] = history
                 progress.update(
                     bar, completed=int(history.steps[-1]), accuracy=_accuracy(history)
@@ -203,11 +260,18 @@ def _run(command: Experiment, names: tuple[str, ...], problem: Problem) -> None:
                     for record in history.records()
                 )
                 _write(command.out / "history.jsonl", to_json_lines(lines))
+                for tracker in trackers:
+                    tracker(history)
 
-            optimizer = RECIPES[name].make(problem)
-            history = train(
-                task, problem.make_model, optimizer, settings, report=report
-            )
+            with stack:
+                history = train(
+                    task,
+                    problem.make_model,
+                    RECIPES[name].make(problem),
+                    settings,
+                    report=report,
+                    checkpoints=checkpoints,
+                )
             progress.remove_task(bar)
             console.print(f"{name:<18} {_accuracy(history)}  {_time(history)}")
             _write(
@@ -235,12 +299,14 @@ def _config(command: Experiment) -> str:
         "device": jax.devices()[0].device_kind,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {
-            package: version(package)
-            for package in ("egd-optax", "jax", "jaxlib", "optax", "flax")
-        },
+        "versions": _versions(),
     }
     return json.dumps(config, indent=2, default=str) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    packages = "egd-optax", "jax", "jaxlib", "optax", "flax"
+    return {package: version(package) for package in packages}
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jax import lax
 
+from egd_optax.grokking.checkpoints import Checkpoints
 from egd_optax.grokking.history import History
 from egd_optax.grokking.losses import LOSSES
 from egd_optax.grokking.tasks import Split, Task, split
@@ -70,6 +71,7 @@ def train(
     settings: Settings,
     *,
     report: Callable[[History], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
     """Trains one model a seed on a task and evaluates all of them after every epoch
     or after as many as the settings say.
@@ -89,6 +91,8 @@ def train(
       optimizer: any optax optimizer.
       settings: seeds, budget, batches and split.
       report: called with the history so far, several times a run.
+      checkpoints: where the state is saved, and gone on from. The history is that of
+        an undisturbed run, bit for bit.
 
     Returns:
       The history of all seeds.
@@ -122,24 +126,33 @@ def train(
     compile_seconds = time.perf_counter() - start
 
     rows: list[dict[str, np.ndarray]] = []
+    period, seconds_before = evaluations, 0.0
+    if checkpoints is not None:
+        period = math.ceil(checkpoints.every / steps_per_row)
+        members, rows, seconds_before = checkpoints.restore(members)
     done, start = 0, time.perf_counter()
     while True:
-        count = min(chunk, evaluations - done)
+        if rows:
+            metrics = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
+            done = len(metrics["train_loss"])
+            history = History(
+                seeds=settings.seeds,
+                steps=steps_per_row * np.arange(1, done + 1),
+                steps_per_epoch=steps_per_epoch,
+                metrics=metrics,
+                compile_seconds=compile_seconds,
+                run_seconds=seconds_before + time.perf_counter() - start,
+            )
+            finished = done == evaluations or _has_grokked(history, settings)
+            if checkpoints is not None and (finished or done % period == 0):
+                checkpoints.save(members, history)
+            if report is not None:
+                report(history)
+            if finished:
+                return history
+        count = min(chunk, evaluations - done, period - done % period)
         members, measured = advance(members, done, count, data)
         rows.append({k: np.asarray(v).T[:count] for k, v in measured.items()})
-        done += count
-        history = History(
-            seeds=settings.seeds,
-            steps=steps_per_row * np.arange(1, done + 1),
-            steps_per_epoch=steps_per_epoch,
-            metrics={k: np.concatenate([r[k] for r in rows]) for k in rows[0]},
-            compile_seconds=compile_seconds,
-            run_seconds=time.perf_counter() - start,
-        )
-        if report is not None:
-            report(history)
-        if done == evaluations or _has_grokked(history, settings):
-            return history
 
 
 def check_settings(task: Task, settings: Settings) -> None:
