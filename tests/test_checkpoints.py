@@ -16,8 +16,9 @@ from egd_optax import delayed_frobenius_penalty, egd
 from egd_optax.grokking import cli
 from egd_optax.grokking.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.models import TwoLayerNet
+from egd_optax.grokking.settings import Settings
 from egd_optax.grokking.tasks import modular_arithmetic
-from egd_optax.grokking.training import Settings, train
+from egd_optax.grokking.training import train
 
 COMMAND = [
     *("train", "addition", "--modulus", "7", "--batch-size", "8", "--width", "16"),

@@ -51,15 +51,15 @@ def test_the_table_says_what_was_not_reached():
         "egd": history([0, 1, 1, 1]),
         "column-norm": history([0, 0, 0, 1]),
     }
-    assert speedup("egd", histories, 0.95) == ">2.0"
-    assert speedup("sgd", histories, 0.95) == ""
+    assert speedup("egd", histories, 0.95, "sgd") == ">2.0"
+    assert speedup("sgd", histories, 0.95, "sgd") == ""
     histories["sgd"] = history([0, 0, 0, 1])
-    assert speedup("egd", histories, 0.95) == "2.0"
+    assert speedup("egd", histories, 0.95, "sgd") == "2.0"
     histories["sgd"] = history([0, 0, 0, 0])
-    header, *rows = summary_csv(histories, 0.95).splitlines()
+    header, *rows = summary_csv(histories, 0.95, baseline="sgd").splitlines()
     fields = [dict(zip(header.split(","), row.split(","), strict=True)) for row in rows]
     assert [row["first_steps_median"] for row in fields] == ["", "4.0", "8.0"]
     assert fields[1]["first_epochs_median"] == "2.0"
     assert fields[1]["run_seconds"] == "3.0"
-    table = summary_table(histories, title="race", threshold=0.95)
+    table = summary_table(histories, title="race", threshold=0.95, baseline="sgd")
     assert list(table.columns[1].cells) == ["not within 8", "4", "8"]

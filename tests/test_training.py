@@ -11,8 +11,9 @@ from egd_optax.grokking import training
 from egd_optax.grokking.models import TwoLayerNet
 from egd_optax.grokking.problems import modular
 from egd_optax.grokking.recipes import RECIPES, recipes_for
+from egd_optax.grokking.settings import Settings
 from egd_optax.grokking.tasks import Task, modular_arithmetic
-from egd_optax.grokking.training import Settings, train
+from egd_optax.grokking.training import train
 
 TASK = modular_arithmetic("addition", 7)
 PROBLEM = modular("addition", 7, width=16)

@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -16,90 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from egd_optax.grokking import figures
+from egd_optax.grokking.arguments import Experiment, Race, Train, prepare
 from egd_optax.grokking.checkpoints import CheckpointError, Checkpoints
-from egd_optax.grokking.files import prepare_folder, replacing
+from egd_optax.grokking.files import replacing
 from egd_optax.grokking.history import History, to_json_lines
-from egd_optax.grokking.problems import (
-    TASKS,
-    Model,
-    Problem,
-    mnist_1k,
-    modular,
-    parity,
-)
-from egd_optax.grokking.recipes import RECIPES, SHOWN, baseline, recipes_for
+from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.recipes import RECIPES, baseline
 from egd_optax.grokking.summary import summary_csv, summary_table
-from egd_optax.grokking.tracking import TRACKERS, Tracker, check_trackers
-from egd_optax.grokking.training import check_settings, train
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What both commands take. What is None takes the task's own setting."""
-
-    task: tyro.conf.Positional[str]
-    """addition, subtraction, multiplication or division, parity, or mnist."""
-    modulus: int = 97
-    """p of a ∘ b mod p; a prime for division."""
-    model: Model = "mlp"
-    """For modular arithmetic: the two-layer net or the transformer."""
-    bits: int = 100
-    """Number of bits of a parity's input."""
-    subset_size: int = 3
-    """Number of bits of which the parity is taken."""
-    secret_seed: int | None = None
-    """Draws these bits at random; None: the first ones."""
-    width: int | None = None
-    """Units of each hidden layer; features of the transformer."""
-    seeds: int = 3
-    """Number of seeds; each moves initialization, split and order of batches."""
-    max_steps: int | None = None
-    """Budget of updates for each optimizer and seed."""
-    batch_size: int | None = None
-    """Examples a step."""
-    train_fraction: float | None = None
-    """Share of all examples that is trained on."""
-    threshold: float | None = None
-    """Test accuracy that counts as generalization."""
-    patience: int = 20
-    """An optimizer stops after this many evaluations with all seeds above the
-    threshold."""
-    epochs_per_evaluation: int = 1
-    """Epochs between two evaluations."""
-    out: Path = Path("runs/latest")
-    """Folder for history.jsonl, summary.csv, config.json and race.png."""
-    track: tuple[str, ...] = ()
-    """Writers besides history.jsonl: tensorboard, wandb (offline)."""
-
-    def recipes(self) -> tuple[str, ...] | None:
-        """Names of the optimizers; None leaves the choice to the task."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class Race(Experiment):
-    """Trains the same model with several optimizers and shows who generalizes first."""
-
-    optimizers: tuple[str, ...] | None = None
-    """Names of recipes; None: a choice of those that serve the task."""
-
-    def recipes(self) -> tuple[str, ...] | None:
-        return self.optimizers
-
-
-@dataclasses.dataclass(frozen=True)
-class Train(Experiment):
-    """Trains with one optimizer."""
-
-    optimizer: str = "egd"
-    """Name of a recipe."""
-    checkpoint_every: int | None = None
-    """Updates from one checkpoint to the next, in checkpoints/ of the output folder."""
-    resume: bool = False
-    """Goes on from the checkpoint, where there is one."""
-
-    def recipes(self) -> tuple[str, ...] | None:
-        return (self.optimizer,)
+from egd_optax.grokking.tracking import TRACKERS, Tracker
+from egd_optax.grokking.training import train
 
 
 def main() -> None:
@@ -112,7 +37,7 @@ def main() -> None:
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
     try:
-        problem, names = _prepare(command)
+        problem, names = prepare(command)
         checkpoints = _checkpoints(command)
     except ValueError as error:
         print(f"egd-grok: {error}", file=sys.stderr)
@@ -125,72 +50,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"\negd-grok: interrupted; see {command.out}", file=sys.stderr)
         sys.exit(130)
-
-
-def _prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
-    """All that bad input can break, before anything is run or written."""
-    if command.seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {command.seeds}")
-    problem = _problem(command)
-    changes: dict[str, Any] = {
-        "seeds": tuple(range(command.seeds)),
-        "max_steps": command.max_steps,
-        "batch_size": command.batch_size,
-        "train_fraction": command.train_fraction,
-        "threshold": command.threshold,
-        "patience": command.patience,
-        "epochs_per_evaluation": command.epochs_per_evaluation,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
-    settings = dataclasses.replace(problem.settings, **changes)
-    problem = dataclasses.replace(problem, settings=settings)
-
-    offered = recipes_for(problem)
-    names = command.recipes()
-    if names is None:
-        names = tuple(name for name in SHOWN if name in offered)
-    for name in names:
-        if name not in offered:
-            raise ValueError(
-                f"{problem.task.name} has no optimizer {name!r}: choose among "
-                f"{', '.join(offered)}"
-            )
-    if not names:
-        raise ValueError(f"no optimizers: choose among {', '.join(offered)}")
-    if isinstance(command, Train):
-        _check_checkpointing(command)
-    check_trackers(command.track)
-    check_settings(problem.task, settings)
-    prepare_folder(command.out)
-    return problem, names
-
-
-def _problem(command: Experiment) -> Problem:
-    if command.task == "parity":
-        return parity(
-            command.bits,
-            command.subset_size,
-            secret_seed=command.secret_seed,
-            width=command.width,
-        )
-    if command.task == "mnist":
-        return mnist_1k(width=command.width)
-    if command.task not in TASKS:
-        raise ValueError(
-            f"unknown task {command.task!r}: choose one of {', '.join(TASKS)}"
-        )
-    return modular(
-        command.task, command.modulus, model=command.model, width=command.width
-    )
-
-
-def _check_checkpointing(command: Train) -> None:
-    if command.checkpoint_every is None and command.resume:
-        raise ValueError("--resume needs --checkpoint-every, got none")
-    if command.checkpoint_every is not None and command.checkpoint_every < 1:
-        raise ValueError(
-            f"checkpoint_every must be at least 1, got {command.checkpoint_every}"
-        )
 
 
 def _checkpoints(command: Experiment) -> Checkpoints | None:

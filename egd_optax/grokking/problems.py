@@ -7,6 +7,7 @@ from typing import Literal
 from flax import nnx
 
 from egd_optax.grokking.models import MLP, Transformer, TwoLayerNet
+from egd_optax.grokking.settings import Settings
 from egd_optax.grokking.tasks import (
     OPERATIONS,
     Task,
@@ -14,7 +15,6 @@ from egd_optax.grokking.tasks import (
     modular_arithmetic,
     sparse_parity,
 )
-from egd_optax.grokking.training import Settings
 
 Family = Literal["modular", "parity", "transformer", "mnist"]
 Model = Literal["mlp", "transformer"]

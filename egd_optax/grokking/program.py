@@ -1,0 +1,150 @@
+"""One seed's run as functions that are compiled, and all seeds together."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from egd_optax.grokking.losses import LOSSES
+from egd_optax.grokking.settings import Settings, split_for
+from egd_optax.grokking.tasks import Split, Task
+
+
+class Examples(NamedTuple):
+    """A task on the device."""
+
+    inputs: jax.Array
+    labels: jax.Array
+
+
+class Member(NamedTuple):
+    """One seed's state."""
+
+    key: jax.Array
+    split: Split
+    params: Any
+    opt_state: optax.OptState
+    metrics: dict[str, jax.Array]  # of the last evaluation; zeros before the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The functions of a run that are compiled; each takes one seed's member."""
+
+    task: Task
+    make_model: Callable[[nnx.Rngs], nnx.Module]
+    optimizer: optax.GradientTransformationExtraArgs
+    settings: Settings
+    steps_per_epoch: int
+    chunk: int  # most evaluations of one call of advance
+
+    def begin(self, seed: jax.Array, data: Examples) -> Member:
+        init_key, split_key, key = jax.random.split(jax.random.key(seed), 3)
+        params = nnx.state(self.make_model(nnx.Rngs(init_key)), nnx.Param)
+        parts = split_for(self.settings, len(data.labels), split_key)
+        metrics = jax.eval_shape(self.evaluate, params, parts, data)
+        return Member(
+            key=key,
+            split=parts,
+            params=params,
+            opt_state=self.optimizer.init(params),
+            metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
+        )
+
+    def advance(
+        self, member: Member, first: jax.Array, count: jax.Array, data: Examples
+    ) -> tuple[Member, dict[str, jax.Array]]:
+        """``count`` epochs from number ``first`` on, and the metrics after each."""
+
+        def body(
+            i: jax.Array, carry: tuple[Member, dict[str, jax.Array]]
+        ) -> tuple[Member, dict[str, jax.Array]]:
+            member, log = carry
+            member = self.until_evaluation(member, first + i, data)
+            log = jax.tree.map(lambda a, x: a.at[i].set(x), log, member.metrics)
+            return member, log
+
+        log = jax.tree.map(lambda x: jnp.zeros(self.chunk, x.dtype), member.metrics)
+        return lax.fori_loop(0, count, body, (member, log))
+
+    def until_evaluation(
+        self, member: Member, number: jax.Array, data: Examples
+    ) -> Member:
+        epochs = self.settings.epochs_per_evaluation
+        first, after = number * epochs, (number + 1) * epochs
+        member = lax.fori_loop(
+            first, after, lambda i, member: self.epoch(member, i, data), member
+        )
+        data = self.relabelled(member, after - 1, data)
+        metrics = self.evaluate(member.params, member.split, data)
+        return member._replace(metrics=metrics)
+
+    def epoch(self, member: Member, number: jax.Array, data: Examples) -> Member:
+        shape = self.steps_per_epoch, self.settings.batch_size
+        key = jax.random.fold_in(member.key, number)
+        order = jax.random.permutation(key, member.split.train)
+        data = self.relabelled(member, number, data)
+        # What a recipe may watch: all but the test part.
+        watched = {k: v for k, v in member.metrics.items() if not k.startswith("test")}
+
+        def step(carry: Any, batch: jax.Array) -> tuple[Any, None]:
+            params, opt_state = carry
+            grads, _ = jax.grad(self.measure, has_aux=True)(params, batch, data)
+            updates, opt_state = self.optimizer.update(
+                grads, opt_state, params, **watched
+            )
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        (params, opt_state), _ = lax.scan(
+            step,
+            (member.params, member.opt_state),
+            order[: math.prod(shape)].reshape(shape),
+        )
+        return member._replace(params=params, opt_state=opt_state)
+
+    def relabelled(self, member: Member, number: jax.Array, data: Examples) -> Examples:
+        if self.settings.relabel_every is None:
+            return data
+        train = member.split.train
+        # A stream of its own, apart from that of the epochs.
+        key = jax.random.fold_in(member.key, 2**31)
+        key = jax.random.fold_in(key, number // self.settings.relabel_every)
+        shuffled = data.labels[jax.random.permutation(key, train)]
+        return data._replace(labels=data.labels.at[train].set(shuffled))
+
+    def evaluate(
+        self, params: Any, parts: Split, data: Examples
+    ) -> dict[str, jax.Array]:
+        metrics: dict[str, jax.Array] = {}
+        for part, indices in parts._asdict().items():
+            if len(indices):
+                loss, accuracy = self.measure(params, indices, data)
+                metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+        return metrics
+
+    def measure(
+        self, params: Any, indices: jax.Array, data: Examples
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy over some examples."""
+        labels = data.labels[indices]
+        outputs = nnx.merge(self.graphdef, params)(data.inputs[indices])
+        losses, right = LOSSES[self.task.loss](outputs, labels)
+        return jnp.mean(losses), jnp.mean(right, dtype=jnp.float32)
+
+    @functools.cached_property
+    def graphdef(self) -> nnx.GraphDef[nnx.Module]:
+        return nnx.split(nnx.eval_shape(lambda: self.make_model(nnx.Rngs(0))))[0]
+
+
+def over_seeds(fn: Callable[..., Any], members: Any) -> Any:
+    """In turn on a CPU, where each then runs its own branches only; else batched."""
+    if jax.default_backend() == "cpu":
+        return lax.map(fn, members)
+    return jax.vmap(fn)(members)
