@@ -117,11 +117,14 @@ def _egd_rsvd(problem: Problem, *, rank: int) -> optax.GradientTransformation:
     return _in_front_of_plain(problem, egd_optax.scale_by_randomized_egd(rank))
 
 
-def _egd(problem: Problem, *, learning_rate: float) -> optax.GradientTransformation:
+def _egd(
+    problem: Problem, *, learning_rate: float, first_shrinkage: float = 0.07
+) -> optax.GradientTransformation:
     return egd_optax.egd(
         egd_optax.inverse_time_decay(learning_rate, 100),
-        # The first step shrinks weights by 7 %, whatever the learning rate is.
-        weight_decay=0.07 / learning_rate,
+        # What the first step takes off the weights is more alike between problems than
+        # the decay itself.
+        weight_decay=first_shrinkage / learning_rate,
         weight_dimension_numbers=all_matrices,
     )
 
@@ -258,9 +261,9 @@ RECIPES = {
         _egd,
         {
             "modular": {"learning_rate": 1.0},
-            "parity": {"learning_rate": 1.0},
-            "transformer": {"learning_rate": 0.2},
-            "mnist": {"learning_rate": 0.1},
+            "parity": {"learning_rate": 0.2},
+            "transformer": {"learning_rate": 0.2, "first_shrinkage": 0.02},
+            "mnist": {"learning_rate": 0.05},
         },
         "this package: all matrices whitened, decoupled decay, learning rate in 1/t",
     ),
@@ -287,11 +290,7 @@ RECIPES = {
                 "weight_decay": 0.002,
                 "window_size": 20,
             },
-            "parity": {
-                "learning_rate": 0.01,
-                "weight_decay": 0.002,
-                "window_size": 100,
-            },
+            "parity": {"learning_rate": 0.01, "weight_decay": 0.002, "window_size": 10},
             "transformer": {
                 "learning_rate": 0.001,
                 "weight_decay": 0.01,
@@ -304,9 +303,8 @@ RECIPES = {
         _delayed_frobenius,
         {
             "modular": {"learning_rate": 0.05, "strength": 3e-4},
-            "parity": {"learning_rate": 0.01, "strength": 1e-3},
+            "parity": {"learning_rate": 0.05, "strength": 1e-4},
             "transformer": {"learning_rate": 0.001, "strength": 0.01},
-            "mnist": {"learning_rate": 0.001, "strength": 1e-4},
         },
         "A Simple Method for Accelerating Grokking: penalty from 99 % train accuracy",
     ),
@@ -314,7 +312,7 @@ RECIPES = {
         _delayed_nuclear_norm,
         {
             "modular": {"learning_rate": 0.05, "strength": 1e-3},
-            "parity": {"learning_rate": 0.01, "strength": 1e-3},
+            "parity": {"learning_rate": 0.05, "strength": 1e-3},
             "transformer": {"learning_rate": 0.001, "strength": 0.01},
         },
         "the same source's first try: nuclear norm, from 99 % train accuracy",
@@ -323,7 +321,7 @@ RECIPES = {
         _delayed_log_det,
         {
             "modular": {"learning_rate": 0.05, "strength": 1e-3},
-            "parity": {"learning_rate": 0.01, "strength": 1e-3},
+            "parity": {"learning_rate": 0.05, "strength": 1e-3},
             "transformer": {"learning_rate": 0.001, "strength": 0.01},
         },
         "the same source: log det, from 99 % train accuracy",
@@ -341,7 +339,7 @@ RECIPES = {
         _clipped_rows,
         {
             "modular": {"learning_rate": 0.03, "max_norm": 2.0},
-            "parity": {"learning_rate": 0.01, "max_norm": 2.0},
+            "parity": {"learning_rate": 0.03, "max_norm": 2.0},
             "transformer": {"learning_rate": 0.001, "max_norm": 2.0},
         },
         "clip to grok: each unit's incoming weights clipped to norm 2, after Adam",
@@ -350,9 +348,9 @@ RECIPES = {
         _muon,
         {
             "modular": {"learning_rate": 0.1, "weight_decay": 0.1},
-            "parity": {"learning_rate": 0.03, "weight_decay": 0.1},
+            "parity": {"learning_rate": 0.03, "weight_decay": 0.3},
             "transformer": {"learning_rate": 0.02, "weight_decay": 0.1},
-            "mnist": {"learning_rate": 0.02, "weight_decay": 0.1},
+            "mnist": {"learning_rate": 0.1, "weight_decay": 1.0},
         },
         "optax.contrib.muon",
     ),
@@ -360,9 +358,9 @@ RECIPES = {
         _adamw,
         {
             "modular": {"learning_rate": 0.1, "weight_decay": 1.0},
-            "parity": {"learning_rate": 0.01, "weight_decay": 1.0},
+            "parity": {"learning_rate": 0.03, "weight_decay": 0.1},
             "transformer": {"learning_rate": 0.001, "weight_decay": 1.0},
-            "mnist": {"learning_rate": 0.01, "weight_decay": 1.0},
+            "mnist": {"learning_rate": 0.003, "weight_decay": 3.0},
         },
         "AdamW",
     ),
