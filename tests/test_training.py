@@ -9,7 +9,7 @@ from flax import nnx
 from egd_optax import egd, switch_on_metric
 from egd_optax.grokking import training
 from egd_optax.grokking.models import TwoLayerNet
-from egd_optax.grokking.problems import modular
+from egd_optax.grokking.problems import modular, parity
 from egd_optax.grokking.recipes import RECIPES, recipes_for
 from egd_optax.grokking.settings import Settings
 from egd_optax.grokking.tasks import Task, modular_arithmetic
@@ -195,3 +195,36 @@ def test_egd_groks():
     assert np.isfinite(history.sustained_crossing(0.95).median)
     memorized = history.first_crossing(0.95, "train_accuracy").median
     assert memorized < history.first_crossing(0.95).median
+
+
+@pytest.mark.slow
+def test_egd_groks_a_parity():
+    problem = parity(400, 2)
+    settings = dataclasses.replace(
+        problem.settings, seeds=(0,), max_steps=620, patience=2
+    )
+    optimizer = RECIPES["egd"].make(problem)
+    history = train(problem.task, problem.make_model, optimizer, settings)
+    assert history.first_crossing().median <= 620
+    assert history.final()[0] >= 0.95
+
+
+def test_rare_evaluations_change_nothing_else():
+    often = train(
+        TASK, small_net, optax.sgd(0.5), dataclasses.replace(SMALL, max_steps=12)
+    )
+    settings = dataclasses.replace(SMALL, max_steps=12, epochs_per_evaluation=2)
+    rarely = train(TASK, small_net, optax.sgd(0.5), settings)
+    np.testing.assert_array_equal(rarely.steps, often.steps[1::2])
+    for name, values in rarely.metrics.items():
+        np.testing.assert_allclose(values, often.metrics[name][1::2], rtol=1e-5)
+
+
+def test_labels_are_shuffled_at_intervals_in_the_training_part_alone():
+    settings = dataclasses.replace(SMALL, max_steps=18, relabel_every=2)
+    history = train(TASK, small_net, optax.sgd(0.0), settings)
+    loss = history.metrics["train_loss"]
+    # The net stands still, so that only new labels can change its loss.
+    changes = np.abs(np.diff(loss, axis=0)) > 1e-6
+    assert changes.tolist() == [[i % 2 == 1] * 2 for i in range(5)]
+    assert np.ptp(history.metrics["test_loss"], axis=0).max() == 0

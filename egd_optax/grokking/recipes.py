@@ -6,16 +6,13 @@ development problems, whose results are not reported (``benchmarks/development.p
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
 
 import egd_optax
+from egd_optax.grokking import methods
 from egd_optax.grokking.problems import Problem
 
 
@@ -48,207 +45,33 @@ def baseline(problem: Problem) -> str:
     return "sgd" if problem.family in RECIPES["sgd"].settings else "adam"
 
 
-# Every matrix of the model, token and position embeddings among them.
-all_matrices = functools.partial(
-    egd_optax.flax_dimension_numbers, named={"embedding": MuonDimensionNumbers()}
-)
-
-
-def _kernels(*parents: str) -> Callable[[optax.Params], optax.Params]:
-    """A mask: True for matrices whose path has one of the names; all, if none."""
-
-    def mask(params: optax.Params) -> optax.Params:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: (
-                leaf.ndim == 2
-                and (
-                    not parents
-                    or any(jax.tree_util.DictKey(name) in path for name in parents)
-                )
-            ),
-            params,
-        )
-
-    return mask
-
-
-# What the EGD paper transforms: the hidden layer of the two-layer net, all of MNIST's
-# layers, the transformer's MLPs.
-_TRANSFORMED = {
-    "modular": _kernels("hidden"),
-    "parity": _kernels("hidden"),
-    "mnist": _kernels(),
-    "transformer": _kernels("up", "down"),
-}
-
-
-def _plain(problem: Problem) -> optax.GradientTransformation:
-    """The source's optimizer for the problem, behind its L2 term."""
-    if problem.family in ("modular", "parity"):
-        return optax.sgd(problem.learning_rate)
-    return optax.adam(problem.learning_rate, b2=0.98)
-
-
-def _in_front_of_plain(
-    problem: Problem, transform: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """The EGD paper's code: L2 term inside of the loss, some matrices transformed."""
-    return optax.chain(
-        optax.add_decayed_weights(problem.weight_decay, mask=_kernels()),
-        optax.masked(transform, _TRANSFORMED[problem.family]),
-        _plain(problem),
-    )
-
-
-def _polar_with_clamped_singular_values(x: jax.Array) -> jax.Array:
-    # As the release whitens modular gradients: singular values below 1e-6 are divided
-    # by 1e-6, not by themselves.
-    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-    return jnp.matmul(u * (s / jnp.maximum(s, 1e-6))[..., None, :], vt)
-
-
-def _egd_paper(problem: Problem) -> optax.GradientTransformation:
-    clamps = problem.family == "modular"
-    polar = _polar_with_clamped_singular_values if clamps else egd_optax.polar_by_svd
-    return _in_front_of_plain(problem, egd_optax.scale_by_egd(polar))
-
-
-def _egd_rsvd(problem: Problem, *, rank: int) -> optax.GradientTransformation:
-    return _in_front_of_plain(problem, egd_optax.scale_by_randomized_egd(rank))
-
-
-def _egd(
-    problem: Problem, *, learning_rate: float, first_shrinkage: float = 0.07
-) -> optax.GradientTransformation:
-    return egd_optax.egd(
-        egd_optax.inverse_time_decay(learning_rate, 100),
-        # What the first step takes off the weights is more alike between problems than
-        # the decay itself.
-        weight_decay=first_shrinkage / learning_rate,
-        weight_dimension_numbers=all_matrices,
-    )
-
-
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    return optax.adam(learning_rate, b1=0.9, b2=0.98)
-
-
-def _adamw(
-    problem: Problem, *, learning_rate: float, weight_decay: float
-) -> optax.GradientTransformation:
-    return optax.adamw(learning_rate, b1=0.9, b2=0.98, weight_decay=weight_decay)
-
-
-def _muon(
-    problem: Problem, *, learning_rate: float, weight_decay: float
-) -> optax.GradientTransformation:
-    return muon(
-        learning_rate,
-        weight_decay=weight_decay,
-        muon_weight_dimension_numbers=all_matrices,
-    )
-
-
-def _grokfast_ema(
-    problem: Problem,
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    alpha: float = 0.98,
-    lamb: float = 2.0,
-) -> optax.GradientTransformation:
-    return optax.chain(
-        egd_optax.grokfast_ema(alpha, lamb),
-        optax.add_decayed_weights(weight_decay),
-        _adam(learning_rate),
-    )
-
-
-def _grokfast_ma(
-    problem: Problem, *, learning_rate: float, weight_decay: float, window_size: int
-) -> optax.GradientTransformation:
-    return optax.chain(
-        egd_optax.grokfast_ma(window_size, 5.0),
-        optax.add_decayed_weights(weight_decay),
-        _adam(learning_rate),
-    )
-
-
-def _once_memorized(
-    penalty: optax.GradientTransformation, learning_rate: float
-) -> optax.GradientTransformation:
-    switch = egd_optax.switch_on_metric(
-        "train_accuracy", 0.99, optax.identity(), penalty
-    )
-    return optax.chain(switch, _adam(learning_rate))
-
-
-def _delayed_frobenius(
-    problem: Problem, *, learning_rate: float, strength: float
-) -> optax.GradientTransformation:
-    return _once_memorized(egd_optax.add_frobenius_penalty(strength), learning_rate)
-
-
-def _delayed_nuclear_norm(
-    problem: Problem, *, learning_rate: float, strength: float
-) -> optax.GradientTransformation:
-    penalty = egd_optax.add_nuclear_norm_penalty(
-        strength, weight_dimension_numbers=all_matrices
-    )
-    return _once_memorized(penalty, learning_rate)
-
-
-def _delayed_log_det(
-    problem: Problem, *, learning_rate: float, strength: float
-) -> optax.GradientTransformation:
-    penalty = egd_optax.add_log_det_penalty(
-        strength, eps=1e-2, weight_dimension_numbers=all_matrices
-    )
-    return _once_memorized(penalty, learning_rate)
-
-
-def _orthogonal_gradient(
-    problem: Problem, *, learning_rate: float
-) -> optax.GradientTransformation:
-    return optax.chain(egd_optax.orthogonal_gradient(), _adam(learning_rate))
-
-
-def _clipped_rows(
-    problem: Problem, *, learning_rate: float, max_norm: float
-) -> optax.GradientTransformation:
-    clip = egd_optax.clip_weight_row_norms(
-        max_norm, weight_dimension_numbers=all_matrices
-    )
-    return optax.chain(_adam(learning_rate), clip)
-
-
 _EGD_PAPER = "Saheb Pasand and Dohmatob, arXiv 2510.04930, released code"
 
 RECIPES = {
     "sgd": Recipe(
-        lambda problem: _in_front_of_plain(problem, optax.identity()),
+        lambda problem: methods.in_front_of_plain(problem, optax.identity()),
         {"modular": {}, "parity": {}},
         f"{_EGD_PAPER}: its learning rates, coupled L2",
     ),
     "adam": Recipe(
-        lambda problem: _in_front_of_plain(problem, optax.identity()),
+        lambda problem: methods.in_front_of_plain(problem, optax.identity()),
         {"transformer": {}, "mnist": {}},
         "Lee et al., arXiv 2405.20233: Adam, learning rate 1e-3",
     ),
     "column-norm": Recipe(
-        lambda problem: _in_front_of_plain(
+        lambda problem: methods.in_front_of_plain(
             problem, egd_optax.normalize_by_column_norm()
         ),
         {"modular": {}, "parity": {}},
         f"{_EGD_PAPER}: first matrix column-normalized",
     ),
     "egd-paper": Recipe(
-        _egd_paper,
+        methods.egd_paper,
         {"modular": {}, "parity": {}, "transformer": {}, "mnist": {}},
         f"{_EGD_PAPER}: some matrices whitened",
     ),
     "egd-rsvd": Recipe(
-        _egd_rsvd,
+        methods.egd_rsvd,
         {
             "modular": {"rank": 128},
             "parity": {"rank": 30},
@@ -258,7 +81,7 @@ RECIPES = {
         f"{_EGD_PAPER}: the same by a randomized SVD, rank as published",
     ),
     "egd": Recipe(
-        _egd,
+        methods.egd,
         {
             "modular": {"learning_rate": 1.0},
             "parity": {"learning_rate": 0.2},
@@ -268,7 +91,7 @@ RECIPES = {
         "this package: all matrices whitened, decoupled decay, learning rate in 1/t",
     ),
     "grokfast-ema": Recipe(
-        _grokfast_ema,
+        methods.grokfast_ema,
         {
             "modular": {"learning_rate": 0.03, "weight_decay": 0.002},
             "parity": {"learning_rate": 0.01, "weight_decay": 0.002},
@@ -283,7 +106,7 @@ RECIPES = {
         "Lee et al., arXiv 2405.20233: Adam with coupled L2",
     ),
     "grokfast-ma": Recipe(
-        _grokfast_ma,
+        methods.grokfast_ma,
         {
             "modular": {
                 "learning_rate": 0.03,
@@ -300,7 +123,7 @@ RECIPES = {
         "Lee et al., arXiv 2405.20233: Adam with coupled L2",
     ),
     "delayed-frobenius": Recipe(
-        _delayed_frobenius,
+        methods.delayed_frobenius,
         {
             "modular": {"learning_rate": 0.05, "strength": 3e-4},
             "parity": {"learning_rate": 0.05, "strength": 1e-4},
@@ -309,7 +132,7 @@ RECIPES = {
         "A Simple Method for Accelerating Grokking: penalty from 99 % train accuracy",
     ),
     "nuclear-norm": Recipe(
-        _delayed_nuclear_norm,
+        methods.delayed_nuclear_norm,
         {
             "modular": {"learning_rate": 0.05, "strength": 1e-3},
             "parity": {"learning_rate": 0.05, "strength": 1e-3},
@@ -318,7 +141,7 @@ RECIPES = {
         "the same source's first try: nuclear norm, from 99 % train accuracy",
     ),
     "log-det": Recipe(
-        _delayed_log_det,
+        methods.delayed_log_det,
         {
             "modular": {"learning_rate": 0.05, "strength": 1e-3},
             "parity": {"learning_rate": 0.05, "strength": 1e-3},
@@ -327,7 +150,7 @@ RECIPES = {
         "the same source: log det, from 99 % train accuracy",
     ),
     "orthogonal-gradient": Recipe(
-        _orthogonal_gradient,
+        methods.orthogonal_gradient,
         {
             "modular": {"learning_rate": 0.03},
             "parity": {"learning_rate": 0.01},
@@ -336,7 +159,7 @@ RECIPES = {
         "Prieto et al., arXiv 2501.04697: ⊥Grad before Adam",
     ),
     "clipped-rows": Recipe(
-        _clipped_rows,
+        methods.clipped_rows,
         {
             "modular": {"learning_rate": 0.03, "max_norm": 2.0},
             "parity": {"learning_rate": 0.03, "max_norm": 2.0},
@@ -345,7 +168,7 @@ RECIPES = {
         "clip to grok: each unit's incoming weights clipped to norm 2, after Adam",
     ),
     "muon": Recipe(
-        _muon,
+        methods.muon,
         {
             "modular": {"learning_rate": 0.1, "weight_decay": 0.1},
             "parity": {"learning_rate": 0.03, "weight_decay": 0.3},
@@ -355,7 +178,7 @@ RECIPES = {
         "optax.contrib.muon",
     ),
     "adamw": Recipe(
-        _adamw,
+        methods.adamw,
         {
             "modular": {"learning_rate": 0.1, "weight_decay": 1.0},
             "parity": {"learning_rate": 0.03, "weight_decay": 0.1},

@@ -12,6 +12,7 @@ Theorem 1.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +102,8 @@ def simulate(
     weights = jnp.array([toy.start, second]).T[:, :outputs]
 
     @jax.jit
-    def run(first, last, weights, state):
-        def step(_, carry):
+    def run(first: int, last: int, weights: jax.Array, state: Any) -> Any:
+        def step(_: int, carry: Any) -> Any:
             weights, state = carry
             gradient = inverse @ (moments @ weights - products)
             updates, state = optimizer.update(gradient, state, weights)
