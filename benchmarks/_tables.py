@@ -18,8 +18,8 @@ def race_table(
         {
             "row": cell.row,
             "recipe": cell.recipe,
-            "first": _steps(cell, "first"),
-            "sustained": _steps(cell, "sustained"),
+            "first": steps_text(cell, "first"),
+            "sustained": steps_text(cell, "sustained"),
             "epochs": _epochs(cell),
             "final_accuracy": f"{100 * np.median(cell.final()):.1f}%",
             "seconds": "" if math.isinf(cell.seconds()) else f"{cell.seconds():.1f}",
@@ -61,7 +61,8 @@ def write_pictures(cells: Sequence[Cell], folder: Path) -> None:
     figures.save(figures.steps_and_seconds(points), folder / "clock.png")
 
 
-def _steps(cell: Cell, kind: str) -> str:
+def steps_text(cell: Cell, kind: str) -> str:
+    """Median and range; a bound where a seed did not get there."""
     steps = cell.steps(kind)
     median = np.median(steps)
     if math.isinf(median):

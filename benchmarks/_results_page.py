@@ -1,0 +1,149 @@
+"""Writes docs/results.md from what the benchmarks left in benchmarks/results/.
+
+python benchmarks/_results_page.py
+"""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import tyro
+from _cells import Cell
+from _rows import rows
+from _tables import steps_text
+
+RESULTS = Path(__file__).parent / "results"
+
+HEAD = """\
+# Results
+
+This page is made by `python benchmarks/_results_page.py` from the files in
+`benchmarks/results/`. Do not edit it.
+
+**How to read the tables.** *First* is the step at which test accuracy first reaches
+the threshold (95 %, MNIST 85 %), *sustained* the step after which it never falls below
+again. Both are medians over the seeds, with the range in brackets. All methods of a
+row had the same budget of steps, and stopped early once all seeds had stayed above the
+threshold for 20 evaluations. *Final* is the median test accuracy at the last step.
+Settings that are not a source's own were chosen on other problems
+([how](../benchmarks/development.py): `python benchmarks/development.py`; tables
+`development-*.csv`).
+"""
+
+EXTRA = (
+    (
+        "The two-feature problem",
+        "toy",
+        "python benchmarks/toy.py",
+        ("toy-error.png", "toy-plateau.png"),
+    ),
+    (
+        "Singular values of the hidden layer's gradient",
+        "spectrum",
+        "python benchmarks/spectrum.py",
+        ("spectrum.png",),
+    ),
+    (
+        "Labels that change under way",
+        "nonstationary",
+        "python benchmarks/nonstationary.py",
+        ("nonstationary.png",),
+    ),
+)
+_SHOWN_LINES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Writes the page of results."""
+
+    out: Path = Path(__file__).parent.parent / "docs" / "results.md"
+    """The page."""
+
+
+def table(lines: Iterable[Iterable[object]]) -> str:
+    head, *body = ([str(field) for field in line] for line in lines)
+    rule = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
+
+
+def race_section(name: str, cells: list[Cell], published: str) -> str:
+    record = cells[0].record
+    question = record["question"]
+    seeds = len(record["seeds"])
+    commits = sorted({cell.record["commit"] for cell in cells})
+    lines = [["method", "first", "sustained", "epochs", "final", "seconds"]]
+    by_steps = sorted(cells, key=lambda cell: np.median(cell.steps("first")))
+    for cell in by_steps:
+        median = np.median(cell.steps("first"))
+        reached = np.isfinite(median)
+        epochs = f"{median / cell.record['steps_per_epoch']:.0f}" if reached else "–"
+        lines.append(
+            [
+                f"`{cell.recipe}`",
+                steps_text(cell, "first"),
+                steps_text(cell, "sustained"),
+                epochs,
+                f"{100 * np.median(cell.final()):.1f} %",
+                f"{cell.seconds():.1f}" if reached else "–",
+            ]
+        )
+    plateau = " --plateau" if name.endswith("-plateau") else ""
+    row = name.removesuffix("-plateau")
+    pictures = f"../benchmarks/results/race/{name}"
+    return (
+        f"## {name}\n\n{question['task']}, {question['model']}, {seeds} seeds, budget "
+        f"{question['settings']['max_steps']} steps. Sooner than all published: "
+        f"{published}.\n\n"
+        f"`python benchmarks/race.py --rows {row}{plateau}`, commit "
+        f"{', '.join(commits)}, on {record['machine']}\n\n"
+        f"{table(lines)}\n\n"
+        f"![Accuracy against the step]({pictures}/race.png)\n"
+    )
+
+
+def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) -> str:
+    machine, *lines = (RESULTS / f"{name}.csv").read_text().splitlines()
+    read = list(csv.reader(lines))
+    body = read[1:]
+    # A long table is shown in steps.
+    shown = body[:: -(-len(body) // _SHOWN_LINES)]
+    images = "\n\n".join(
+        f"![{title}](../benchmarks/results/{picture})" for picture in pictures
+    )
+    return (
+        f"## {title}\n\n`{command}`, on {machine.removeprefix('# ')}\n\n"
+        f"{table([read[0], *shown])}\n\n{images}\n"
+    )
+
+
+def page() -> str:
+    """The whole text."""
+    sections = [HEAD]
+    for row in rows("full"):
+        for name in (row.name, f"{row.name}-plateau"):
+            cells = [
+                Cell(name, path.stem, json.loads(path.read_text()))
+                for path in sorted((RESULTS / "race" / name).glob("*.json"))
+            ]
+            if cells:
+                sections.append(race_section(name, cells, row.published))
+    sections += [
+        extra_section(*extra)
+        for extra in EXTRA
+        if (RESULTS / f"{extra[1]}.csv").exists()
+    ]
+    return "\n".join(sections)
+
+
+def main(options: Options) -> None:
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(page())
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
