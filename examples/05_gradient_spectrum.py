@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from egd_optax import scale_by_egd, singular_values
 
 QUICK = "--quick" in sys.argv
-P, STEPS = (7, 20) if QUICK else (47, 600)
+P, STEPS = (7, 20) if QUICK else (31, 300)
 
 
 def optimizer(whiten, learning_rate):

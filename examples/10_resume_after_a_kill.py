@@ -11,13 +11,13 @@ from pathlib import Path
 
 QUICK = "--quick" in sys.argv
 SIZE = (
-    ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "60"]
+    ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "24"]
     if QUICK
     else ["--modulus", "61", "--max-steps", "90"]
 )
 COMMAND = [
     *(sys.executable, "-m", "egd_optax.grokking.cli", "train", "addition", *SIZE),
-    *("--seeds", "2", "--checkpoint-every", "6", "--resume", "--out"),
+    *("--seeds", "1", "--checkpoint-every", "6", "--resume", "--out"),
 ]
 
 
