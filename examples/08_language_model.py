@@ -30,8 +30,8 @@ MAKE = {
     "muon": lambda rate: optax.contrib.muon(rate, adam_learning_rate=3e-3, **MUON),
     "egd": lambda rate: egd(rate, adam_learning_rate=3e-3, **EGD),
 }
-RATES = {"adamw": (2e-3, 5e-3, 1e-2, 2e-2)}
-RATES |= dict.fromkeys(("muon", "egd"), (5e-3, 1e-2, 2e-2, 5e-2))
+RATES = {"adamw": (5e-3, 1e-2, 2e-2, 4e-2)}
+RATES |= dict.fromkeys(("muon", "egd"), (2e-2, 5e-2, 1e-1, 2e-1))
 
 TEXT = " ".join(topics.topics.values())
 ALPHABET, CODES = np.unique(list(TEXT), return_inverse=True)
