@@ -3,7 +3,7 @@ PYTHON ?= python3
 export JAX_COMPILATION_CACHE_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/egd-optax/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-.PHONY: demo test lint types docs notebooks clean
+.PHONY: demo test lint types docs notebooks package oldest clean
 
 demo: .venv/installed
 	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --out runs/add97
@@ -21,6 +21,13 @@ types: .venv/installed
 docs: .venv/installed
 	.venv/bin/python docs/pictures.py
 	.venv/bin/sphinx-build -W --keep-going -q docs docs/_build
+
+# PYTHONS="python3.11 python3.13" names those whose empty environments are tried.
+package: .venv/installed
+	.ci/package $(or $(PYTHONS),$(PYTHON))
+
+oldest:
+	.ci/oldest $(PYTHON)
 
 notebooks: .venv/installed
 	.venv/bin/jupytext --to ipynb examples/notebooks/*.py
