@@ -3,7 +3,7 @@ PYTHON ?= python3
 export JAX_COMPILATION_CACHE_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/egd-optax/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs notebooks package oldest clean
 
 demo: .venv/installed
 	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --out runs/add97
@@ -18,6 +18,20 @@ lint: .venv/installed
 types: .venv/installed
 	.venv/bin/mypy egd_optax
 
+docs: .venv/installed
+	.venv/bin/python docs/pictures.py
+	.venv/bin/sphinx-build -W --keep-going -q docs docs/_build
+
+# PYTHONS="python3.11 python3.13" names those whose empty environments are tried.
+package: .venv/installed
+	.ci/package $(or $(PYTHONS),$(PYTHON))
+
+oldest:
+	.ci/oldest $(PYTHON)
+
+notebooks: .venv/installed
+	.venv/bin/jupytext --to ipynb examples/notebooks/*.py
+
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "egd-optax needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12" >&2; exit 2; }
@@ -27,4 +41,4 @@ types: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build docs/_generated

@@ -21,16 +21,16 @@ def flax_dimension_numbers(
     Works on NNX states and Linen ``params`` by the names in the tree alone; Flax is
     not imported. For a leaf below m leading layer axes:
 
-    =====================================  ===========================  ===============
-    leaf                                   shape                        fan-in → fan-out
-    =====================================  ===========================  ===============
-    ``kernel`` of Dense, Linear            (in, out)                    0 → 1
-    ``kernel`` of a convolution            (\*window, in, out)           (0, …, -2) → -1
-    ``query/kernel``, ``key/…``, ``value/…``  (embed, heads, head_dim)  0 → (1, 2)
-    ``out/kernel`` of attention            (heads, head_dim, embed)     (0, 1) → 2
-    ``embedding``, ``bias``, ``scale``     any                          None: skipped
-    vectors, scalars                                                    None: skipped
-    =====================================  ===========================  ===============
+    ====================================  ========================  ================
+    leaf                                  shape                     fan-in → fan-out
+    ====================================  ========================  ================
+    ``kernel`` of Dense, Linear           (in, out)                 0 → 1
+    ``kernel`` of a convolution           (window, in, out)         (0, …, -2) → -1
+    ``kernel`` of query, key, value       (embed, heads, head_dim)  0 → (1, 2)
+    ``kernel`` of attention's out         (heads, head_dim, embed)  (0, 1) → 2
+    ``embedding``, ``bias``, ``scale``    any                       None: skipped
+    vectors, scalars                                                None: skipped
+    ====================================  ========================  ================
 
     all shifted by m; the layer axes are batch axes, so that every layer is a matrix of
     its own. A kernel of three or more axes counts as a convolution's where its path

@@ -1,4 +1,6 @@
+import importlib.util
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -20,3 +22,16 @@ hypothesis.settings.load_profile("fixed")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+# Without Flax, what remains are the tests of the library: those of its wheel alone.
+collect_ignore = []
+if importlib.util.find_spec("flax") is None:
+    beyond = re.compile(
+        r"^(from|import) (flax|egd_optax\.grokking|jupytext)|^(ROOT|BENCHMARKS) =", re.M
+    )
+    collect_ignore = [
+        path.name
+        for path in Path(__file__).parent.glob("test_*.py")
+        if beyond.search(path.read_text())
+    ]
