@@ -28,8 +28,9 @@ from flax import nnx
 
 from egd_optax import egd
 from egd_optax.grokking.models import TwoLayerNet
+from egd_optax.grokking.settings import Settings
 from egd_optax.grokking.tasks import modular_arithmetic
-from egd_optax.grokking.training import Settings, train
+from egd_optax.grokking.training import train
 
 # %% [markdown]
 # The test suite runs this notebook with small numbers.
