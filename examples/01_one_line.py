@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from egd_optax import egd
+from egd_optax import egd, inverse_time_decay
 
 QUICK = "--quick" in sys.argv
 P, STEPS, EVERY = (11, 20, 10) if QUICK else (97, 1000, 50)
@@ -26,7 +26,7 @@ P, STEPS, EVERY = (11, 20, 10) if QUICK else (97, 1000, 50)
 if "--adamw" in sys.argv:
     optimizer = optax.adamw(1e-3, b2=0.98, weight_decay=1.0)
 else:
-    optimizer = egd(learning_rate=0.85)  # the line
+    optimizer = egd(inverse_time_decay(1.0, 100))  # the line
 
 
 def init(key):

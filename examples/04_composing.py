@@ -22,6 +22,7 @@ from egd_optax import (
     delayed_frobenius_penalty,
     egd,
     grokfast_ema,
+    inverse_time_decay,
     scale_by_egd,
     switch_on_metric,
 )
@@ -39,7 +40,7 @@ together = optax.chain(
 switched_off = switch_on_metric(
     "validation_accuracy",
     0.95,
-    before=egd(0.85),
+    before=egd(inverse_time_decay(1.0, 100)),
     after=optax.adamw(1e-3, weight_decay=0.1),
 )
 

@@ -6,7 +6,7 @@ import optax
 import pytest
 from flax import nnx
 
-from egd_optax import egd, switch_on_metric
+from egd_optax import egd, inverse_time_decay, switch_on_metric
 from egd_optax.grokking import training
 from egd_optax.grokking.models import TwoLayerNet
 from egd_optax.grokking.problems import modular, parity
@@ -189,7 +189,7 @@ def test_egd_groks():
     history = train(
         task,
         lambda rngs: TwoLayerNet(118, 59, width=256, rngs=rngs),
-        egd(0.85),
+        egd(inverse_time_decay(1.0, 100)),
         settings,
     )
     assert np.isfinite(history.sustained_crossing(0.95).median)

@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from egd_optax import egd
+from egd_optax import egd, inverse_time_decay
 from egd_optax.grokking.models import TwoLayerNet
 from egd_optax.grokking.settings import Settings
 from egd_optax.grokking.tasks import modular_arithmetic
@@ -48,7 +48,7 @@ seeds = (0,) if quick else (0, 1, 2)
 # larger than Adam's.
 
 # %%
-optimizers = {"EGD": egd(learning_rate=0.85), "SGD": optax.sgd(0.7)}
+optimizers = {"EGD": egd(inverse_time_decay(1.0, 100)), "SGD": optax.sgd(0.7)}
 
 # %% [markdown]
 # ## Training
