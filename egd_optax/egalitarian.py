@@ -92,7 +92,8 @@ def egd(
 
     A step moves every direction of a matrix by ``learning_rate``, at the end of
     training as at the start, so the learning rate has to fall, and it is larger than
-    for Adam: ``inverse_time_decay(η₀, 100)`` (:func:`egd_optax.inverse_time_decay`) with
+    for Adam: ``inverse_time_decay(η₀, 100)``, :func:`egd_optax.inverse_time_decay`,
+    with
 
     - η₀ = 1 and λ = 0.07 for two-layer nets on one-hots, batches of 512;
     - η₀ = 0.2 and λ = 0.35 for two-layer nets on dense inputs, batches of 32;
