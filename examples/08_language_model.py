@@ -59,21 +59,19 @@ class Model(nnx.Module):
     def __init__(self, rngs):
         self.characters = nnx.Embed(len(ALPHABET), WIDTH, rngs=rngs)
         self.positions = nnx.Embed(CONTEXT, WIDTH, rngs=rngs)
-        self.blocks = nnx.List([Block(rngs) for _ in range(DEPTH)])
+        self.blocks = nnx.Sequential(*(Block(rngs) for _ in range(DEPTH)))
         self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
         self.head = nnx.Linear(WIDTH, len(ALPHABET), rngs=rngs)
 
     def __call__(self, x):
         x = self.characters(x) + self.positions(jnp.arange(CONTEXT))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+        return self.head(self.norm(self.blocks(x)))
 
 
 @nnx.jit
 def loss_fn(model, x):
-    losses = optax.softmax_cross_entropy_with_integer_labels(model(x[:, :-1]), x[:, 1:])
-    return losses.mean()
+    x, y = x[:, :-1], x[:, 1:]
+    return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
 
 
 @nnx.jit
@@ -106,15 +104,14 @@ def main():
     for name, rates in RATES.items():
         runs = [(r, *run(MAKE[name], r, STEPS)) for r in rates[: 1 if QUICK else 4]]
         losses = "  ".join(f"{rate:g}: {loss:.3f}" for rate, _, loss, _ in runs)
-        print(f"{name:6} validation loss by learning rate  {losses}", flush=True)
+        print(f"{name:6} validation loss by rate  {losses}", flush=True)
         best[name] = min(runs, key=lambda row: row[2])
     budget = min(seconds for _, seconds, _, _ in best.values())
-    print("test loss after as many steps, and after as long a time")
+    print(f"test loss after {STEPS} steps, and after {budget:.1f} s")
     for name, (rate, seconds, _, loss) in best.items():
         steps = max(2, round(STEPS * budget / seconds))
         then = loss if steps == STEPS else run(MAKE[name], rate, steps)[-1]
-        print(f"{name:6} {loss:.3f} in {STEPS} steps ({seconds:.1f} s), ", end="")
-        print(f"{then:.3f} in {budget:.1f} s ({steps} steps)", flush=True)
+        print(f"{name:6} {loss:.3f} in {seconds:.1f} s, {then:.3f} in {steps} steps")
 
 
 if __name__ == "__main__":
