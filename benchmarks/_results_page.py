@@ -93,7 +93,10 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         )
     plateau = " --plateau" if name.endswith("-plateau") else ""
     row = name.removesuffix("-plateau")
-    pictures = f"../benchmarks/results/race/{name}"
+    picture = ""
+    if (RESULTS / "race" / name / "race.png").exists():
+        path = f"../benchmarks/results/race/{name}/race.png"
+        picture = f"![Accuracy against the step]({path})\n"
     return (
         f"## {name}\n\n{question['task']}, {question['model']}, {seeds} seeds, budget "
         f"{question['settings']['max_steps']} steps. Sooner than all published: "
@@ -101,8 +104,34 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         f"`python benchmarks/race.py --rows {row}{plateau}`, commit "
         f"{', '.join(commits)}, on {record['machine']}\n\n"
         f"{table(lines)}\n\n"
-        f"![Accuracy against the step]({pictures}/race.png)\n"
+        f"{picture}"
     )
+
+
+def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
+    """Our optimizer beside the best of the others, one line a problem."""
+    lines = [
+        ["problem", "published", "`egd`, first", "sustained", "final", "next best"]
+    ]
+    for name, (cells, published) in sections.items():
+        found = {cell.recipe: cell for cell in cells}
+        own = found.pop("egd", None)
+        if own is None:
+            continue
+        per_epoch = own.record["steps_per_epoch"]
+        epochs = np.median(own.steps("first")) / per_epoch
+        best = min(found.values(), key=lambda c: np.median(c.steps("first")))
+        lines.append(
+            [
+                name,
+                published,
+                f"{steps_text(own, 'first')} = {epochs:.0f} epochs",
+                steps_text(own, "sustained"),
+                f"{100 * np.median(own.final()):.1f} %",
+                f"`{best.recipe}`: {steps_text(best, 'first')}",
+            ]
+        )
+    return f"## Overview\n\n{table(lines)}\n"
 
 
 def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) -> str:
@@ -122,7 +151,7 @@ def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) 
 
 def page() -> str:
     """The whole text."""
-    sections = [HEAD]
+    found = {}
     for row in rows("full"):
         for name in (row.name, f"{row.name}-plateau"):
             cells = [
@@ -130,7 +159,9 @@ def page() -> str:
                 for path in sorted((RESULTS / "race" / name).glob("*.json"))
             ]
             if cells:
-                sections.append(race_section(name, cells, row.published))
+                found[name] = cells, row.published
+    sections = [HEAD, overview(found)]
+    sections += [race_section(name, *cells) for name, cells in found.items()]
     sections += [
         extra_section(*extra)
         for extra in EXTRA

@@ -34,7 +34,7 @@ PROBLEMS = {
         (modular("multiplication", 131), 600),
     ),
     "parity": (
-        (parity(60, 3, width=100), 3720),
+        (parity(90, 3, width=100), 3720),
         (parity(100, 2, width=50), 3720),
         (parity(40, 4, width=100), 3720),
     ),
@@ -44,7 +44,10 @@ PROBLEMS = {
 
 Grid = Mapping[str, Sequence[Any]]
 
-_EGD = {"learning_rate": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)}
+_EGD = {
+    "learning_rate": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    "adam_learning_rate": (0.001, 0.05),
+}
 _DELAYED = {"learning_rate": (0.01, 0.05), "strength": (1e-4, 3e-4, 1e-3)}
 _COUPLED = {"learning_rate": (0.01, 0.03, 0.05), "weight_decay": (1e-3, 2e-3)}
 _DECOUPLED = {"learning_rate": (0.01, 0.03, 0.1), "weight_decay": (0.1, 0.3, 1.0)}
@@ -65,12 +68,15 @@ GRIDS: dict[str, dict[str, Grid]] = {
     for family in ("modular", "parity")
 } | {
     "transformer": {
-        "egd": {"learning_rate": (0.1, 0.2, 0.4)},
+        "egd": {"learning_rate": (0.1, 0.2, 0.4), "adam_learning_rate": (0.001,)},
         "muon": {"learning_rate": (0.02, 0.05), "weight_decay": (0.1, 1.0)},
         "adamw": {"learning_rate": (0.001, 0.003), "weight_decay": (1.0, 3.0)},
     },
     "mnist": {
-        "egd": {"learning_rate": (0.05, 0.1, 0.2, 0.5)},
+        "egd": {
+            "learning_rate": (0.05, 0.1, 0.2, 0.5),
+            "adam_learning_rate": (0.001, 0.01),
+        },
         "muon": {"learning_rate": (0.02, 0.1), "weight_decay": (0.1, 0.5, 1.0)},
         "adamw": {
             "learning_rate": (0.003, 0.01, 0.03),

@@ -132,16 +132,6 @@ def main():
         },
         rows=24,
     )
-    table(
-        "add97.md",
-        RESULTS / "add97" / "summary.csv",
-        {
-            "optimizer": "optimizer",
-            "first_steps_median": "steps, first",
-            "sustained_steps_median": "steps, sustained",
-            "final_test_accuracy_median": "final test accuracy",
-        },
-    )
 
 
 if __name__ == "__main__":

@@ -84,11 +84,16 @@ def egd_rsvd(problem: Problem, *, rank: int) -> optax.GradientTransformation:
 
 
 def egd(
-    problem: Problem, *, learning_rate: float, first_shrinkage: float = 0.07
+    problem: Problem,
+    *,
+    learning_rate: float,
+    adam_learning_rate: float,
+    first_shrinkage: float = 0.07,
 ) -> optax.GradientTransformation:
     """EGD of this package."""
     return egd_optax.egd(
         egd_optax.inverse_time_decay(learning_rate, 100),
+        adam_learning_rate=egd_optax.inverse_time_decay(adam_learning_rate, 100),
         # What the first step takes off the weights is more alike between problems than
         # the decay itself.
         weight_decay=first_shrinkage / learning_rate,

@@ -83,10 +83,14 @@ RECIPES = {
     "egd": Recipe(
         methods.egd,
         {
-            "modular": {"learning_rate": 1.0},
-            "parity": {"learning_rate": 0.2},
-            "transformer": {"learning_rate": 0.2, "first_shrinkage": 0.02},
-            "mnist": {"learning_rate": 0.05},
+            "modular": {"learning_rate": 1.0, "adam_learning_rate": 0.001},
+            "parity": {"learning_rate": 0.2, "adam_learning_rate": 0.05},
+            "transformer": {
+                "learning_rate": 0.2,
+                "adam_learning_rate": 0.001,
+                "first_shrinkage": 0.02,
+            },
+            "mnist": {"learning_rate": 0.05, "adam_learning_rate": 0.01},
         },
         "this package: all matrices whitened, decoupled decay, learning rate in 1/t",
     ),
@@ -109,9 +113,9 @@ RECIPES = {
         methods.grokfast_ma,
         {
             "modular": {
-                "learning_rate": 0.03,
+                "learning_rate": 0.01,
                 "weight_decay": 0.002,
-                "window_size": 20,
+                "window_size": 10,
             },
             "parity": {"learning_rate": 0.01, "weight_decay": 0.002, "window_size": 10},
             "transformer": {
@@ -170,7 +174,7 @@ RECIPES = {
     "muon": Recipe(
         methods.muon,
         {
-            "modular": {"learning_rate": 0.1, "weight_decay": 0.1},
+            "modular": {"learning_rate": 0.1, "weight_decay": 0.3},
             "parity": {"learning_rate": 0.03, "weight_decay": 0.3},
             "transformer": {"learning_rate": 0.02, "weight_decay": 0.1},
             "mnist": {"learning_rate": 0.1, "weight_decay": 1.0},
