@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,19 @@ def run_cell(
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record) + "\n")
     return Cell(row, recipe, record)
+
+
+def found_cells(folder: Path, rows: Iterable[str]) -> dict[str, list[Cell]]:
+    """The cells on disk, by row, a plateau's after its row."""
+    found = {
+        name: [
+            Cell(name, path.stem, json.loads(path.read_text()))
+            for path in sorted((folder / name).glob("*.json"))
+        ]
+        for row in rows
+        for name in (row, f"{row}-plateau")
+    }
+    return {name: cells for name, cells in found.items() if cells}
 
 
 def commit() -> str:

@@ -5,13 +5,12 @@ python benchmarks/_results_page.py
 
 import csv
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tyro
-from _cells import Cell
+from _cells import Cell, found_cells
 from _rows import rows
 from _tables import steps_text
 
@@ -151,15 +150,11 @@ def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) 
 
 def page() -> str:
     """The whole text."""
-    found = {}
-    for row in rows("full"):
-        for name in (row.name, f"{row.name}-plateau"):
-            cells = [
-                Cell(name, path.stem, json.loads(path.read_text()))
-                for path in sorted((RESULTS / "race" / name).glob("*.json"))
-            ]
-            if cells:
-                found[name] = cells, row.published
+    published = {row.name: row.published for row in rows("full")}
+    found = {
+        name: (cells, published[name.removesuffix("-plateau")])
+        for name, cells in found_cells(RESULTS / "race", published).items()
+    }
     sections = [HEAD, overview(found)]
     sections += [race_section(name, *cells) for name, cells in found.items()]
     sections += [

@@ -11,13 +11,14 @@ from egd_optax.grokking import figures
 
 
 def race_table(
-    cells: Sequence[Cell], published: Mapping[str, str]
+    cells: Mapping[str, Sequence[Cell]], published: Mapping[str, str]
 ) -> list[dict[str, object]]:
     """One line a cell."""
     return [
         {
             "row": cell.row,
             "recipe": cell.recipe,
+            "seeds": len(cell.record["seeds"]),
             "first": steps_text(cell, "first"),
             "sustained": steps_text(cell, "sustained"),
             "epochs": _epochs(cell),
@@ -27,15 +28,16 @@ def race_table(
             if cell.recipe.startswith("egd")
             else "",
         }
-        for cell in cells
+        for found in cells.values()
+        for cell in found
     ]
 
 
-def write_pictures(cells: Sequence[Cell], folder: Path) -> None:
+def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
     """A race's curves for every row, and for all rows their bars and their clock."""
-    by_row: dict[str, dict[str, Cell]] = {}
-    for cell in cells:
-        by_row.setdefault(cell.row, {})[cell.recipe] = cell
+    by_row = {
+        row: {cell.recipe: cell for cell in found} for row, found in cells.items()
+    }
     for row, found in by_row.items():
         some = next(iter(found.values())).record
         question = some["question"]

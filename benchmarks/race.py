@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from _cells import Cell, run_cell
+from _cells import found_cells, run_cell
 from _output import report
 from _rows import recipes, rows, with_settings
 from _tables import race_table, write_pictures
@@ -57,7 +57,6 @@ def main(options: Options) -> None:
         sys.exit(2)
     seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
     folder = options.out / ("race-quick" if suite == "quick" else "race")
-    cells: list[Cell] = []
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(bar_width=24),
@@ -89,10 +88,13 @@ def main(options: Options) -> None:
                 def show(history: History, bar=bar) -> None:
                     progress.update(bar, completed=int(history.steps[-1]))
 
-                cells.append(run_cell(folder, label, name, problem, show))
+                run_cell(folder, label, name, problem, show)
                 progress.remove_task(bar)
-    table = race_table(cells, {row.name: row.published for row in chosen})
-    note = f"{seeds} seeds; steps to the threshold: median (range)"
+    # The table has what earlier runs left, too.
+    every = list(rows(suite))
+    cells = found_cells(folder, [row.name for row in every])
+    table = race_table(cells, {row.name: row.published for row in every})
+    note = "steps to the threshold: median over the seeds (range)"
     write_pictures(cells, folder)
     report(table, options.out / "race.csv", quick=suite == "quick", note=note)
 
