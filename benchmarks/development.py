@@ -46,7 +46,7 @@ Grid = Mapping[str, Sequence[Any]]
 
 _EGD = {
     "learning_rate": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
-    "adam_learning_rate": (0.001, 0.05),
+    "adam_learning_rate": (0.001, 0.02, 0.05),
 }
 _DELAYED = {"learning_rate": (0.01, 0.05), "strength": (1e-4, 3e-4, 1e-3)}
 _COUPLED = {"learning_rate": (0.01, 0.03, 0.05), "weight_decay": (1e-3, 2e-3)}

@@ -84,7 +84,7 @@ RECIPES = {
         methods.egd,
         {
             "modular": {"learning_rate": 1.0, "adam_learning_rate": 0.001},
-            "parity": {"learning_rate": 0.2, "adam_learning_rate": 0.05},
+            "parity": {"learning_rate": 0.2, "adam_learning_rate": 0.02},
             "transformer": {
                 "learning_rate": 0.2,
                 "adam_learning_rate": 0.001,
