@@ -39,6 +39,7 @@ ARGUMENTS = {
 }
 # What is no factory of a transformation.
 OTHERS = {
+    "inverse_time_decay",
     "condition_numbers",
     "delayed_onset",
     "effective_ranks",
