@@ -119,7 +119,7 @@ def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
             continue
         per_epoch = own.record["steps_per_epoch"]
         epochs = np.median(own.steps("first")) / per_epoch
-        best = min(found.values(), key=lambda c: np.median(c.steps("first")))
+        others = sorted(found.values(), key=lambda c: np.median(c.steps("first")))
         lines.append(
             [
                 name,
@@ -127,7 +127,9 @@ def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
                 f"{steps_text(own, 'first')} = {epochs:.0f} epochs",
                 steps_text(own, "sustained"),
                 f"{100 * np.median(own.final()):.1f} %",
-                f"`{best.recipe}`: {steps_text(best, 'first')}",
+                ", ".join(
+                    f"`{c.recipe}`: {steps_text(c, 'first')}" for c in others[:1]
+                ),
             ]
         )
     return f"## Overview\n\n{table(lines)}\n"
