@@ -6,7 +6,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 .PHONY: demo test lint types docs notebooks package oldest clean
 
 demo: .venv/installed
-	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --out runs/add97
+	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1200 --patience 10 --out runs/add97
 
 test: .venv/installed
 	.venv/bin/python -m pytest
