@@ -10,6 +10,7 @@ from egd_optax.grokfast import (
     grokfast_ema,
     grokfast_ma,
 )
+from egd_optax.newton_schulz import polar_by_newton_schulz
 from egd_optax.penalties import (
     WeightPenaltyState,
     add_frobenius_penalty,
@@ -54,6 +55,7 @@ __all__ = [
     "normalize_by_column_norm",
     "orthogonal_gradient",
     "polar_by_eigh",
+    "polar_by_newton_schulz",
     "polar_by_randomized_svd",
     "polar_by_svd",
     "scale_by_egd",

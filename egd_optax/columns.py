@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.linear_algebra import column_norms
+from egd_optax.linear_algebra import at_least_float32, column_norms
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 
 
@@ -52,7 +52,7 @@ def normalize_by_column_norm(
     """
 
     def normalize(x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(at_least_float32(x.dtype))
         norm = column_norms(wide)
         least = jnp.maximum(norm, jnp.asarray(floor, norm.dtype))
         return (wide / jnp.where(least > 0, least, 1)).astype(x.dtype)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.linear_algebra import column_norms
+from egd_optax.linear_algebra import at_least_float32, column_norms
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 
 
@@ -44,7 +44,7 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
     """
 
     def project(g: jax.Array, w: jax.Array) -> jax.Array:
-        dtype = jnp.promote_types(jnp.promote_types(g.dtype, w.dtype), jnp.float32)
+        dtype = at_least_float32(jnp.promote_types(g.dtype, w.dtype))
         wide, direction = g.astype(dtype), w.astype(dtype)
         # Squares of numbers beyond 1e19 overflow in float32, those below 1e-19 vanish.
         largest = jnp.max(jnp.abs(direction), initial=0)
@@ -123,11 +123,12 @@ def clip_weight_row_norms(
         return jnp.broadcast_to(factor, x.shape)
 
     def add(w: jax.Array, u: jax.Array) -> jax.Array:
-        return w.astype(jnp.promote_types(w.dtype, jnp.float32)) + u
+        wide = w.astype(at_least_float32(w.dtype))
+        return wide + u.astype(wide.dtype)
 
     def clip(u: jax.Array, w: jax.Array, c: jax.Array) -> jax.Array:
         # (w + u) c - w would round away what a small update changes.
-        return (c * u - (1 - c) * w).astype(u.dtype)
+        return (c * u.astype(c.dtype) - (1 - c) * w.astype(c.dtype)).astype(u.dtype)
 
     def update_fn(
         updates: optax.Updates,

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from egd_optax.linear_algebra import at_least_float32
+
 
 class GrokfastEMAState(NamedTuple):
     """State of :func:`grokfast_ema`."""
@@ -173,7 +175,7 @@ def grokfast_ma(
         count = optax.safe_increment(state.count)
         weight = lamb
         if filter_type == "mean":
-            weight = weight / jnp.minimum(count, size)
+            weight = weight / jnp.minimum(count, size).astype(float)
         if warmup:
             weight = jnp.where(count >= size, weight, 0)
         updates = _amplify(updates, total, weight)
@@ -197,9 +199,7 @@ def _check_window(window_size: int) -> int:
 
 
 def _zeros_like(params: optax.Params) -> optax.Updates:
-    return jax.tree.map(
-        lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params
-    )
+    return jax.tree.map(lambda p: jnp.zeros(p.shape, at_least_float32(p.dtype)), params)
 
 
 def _amplify(

@@ -14,120 +14,42 @@ _MOST_PASSES = 8
 
 
 class _Passes(NamedTuple):
-    """Where the iteration stands: ``vectors @ damping @ rows`` has the polar factor.
+    """Where the iteration stands: ``vectors @ rows`` has the polar factor of x.
 
-    Damped rows that are resolved have norm one; the others come before them.
+    Until it is finished the rows are nearly orthogonal, in ascending order: those that
+    are resolved are not the first ones.
     """
 
-    vectors: jax.Array  # (..., m, m), unitary
-    damping: jax.Array  # (..., m, m), not yet multiplied: the last one need not be
-    rows: jax.Array  # (..., m, n), nearly orthogonal
-    gram: jax.Array  # (..., m, m), of the rows
-    pending: jax.Array  # (..., m), bool: rows that another pass must resolve
-    floor: jax.Array  # (...), real: the size up to which a row counts as zero
+    vectors: jax.Array  # (..., m, m), unitary until the matrix is finished
+    rows: jax.Array  # (..., m, n)
+    floor: jax.Array  # (...), real: the share of the largest row that counts as zero
+    unfinished: jax.Array  # (...), bool
 
 
 def whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
     """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries up to one."""
-    m = x.shape[-2]
-    sizes = [max(third * m // 3, 1) for third in (1, 2, 3)]
-
-    def next_pass(passes: _Passes) -> _Passes:
-        # Rows stand in ascending order: what is unresolved comes first.
-        too_small = [jnp.any(passes.pending[..., size:]) for size in sizes[:-1]]
-        following = lax.switch(
-            sum(flag.astype(jnp.int32) for flag in too_small),
-            [functools.partial(_later_pass, size=size) for size in sizes],
-            passes,
-        )
-        if x.ndim == 2:
-            return following
-        unfinished = jnp.any(passes.pending, axis=-1)
-
-        # A finished matrix stays as it is while others of its batch go on.
-        def advance(new: jax.Array, old: jax.Array) -> jax.Array:
-            axes = tuple(range(unfinished.ndim, new.ndim))
-            return jnp.where(jnp.expand_dims(unfinished, axes), new, old)
-
-        return jax.tree.map(advance, following, passes)
-
+    vectors = _left_vectors(x)
+    unfinished = jnp.ones(x.shape[:-2], bool)
+    first = _Passes(vectors, product(adjoint(vectors), x), rcond, unfinished)
     # The floor rises with every pass, so that three or four suffice in float32; the
     # bound is for what rounding may do.
     passes, _ = lax.while_loop(
-        lambda carry: jnp.any(carry[0].pending) & (carry[1] < _MOST_PASSES),
-        lambda carry: (next_pass(carry[0]), carry[1] + 1),
-        (_first_pass(x, rcond), 1),
+        lambda carry: jnp.any(carry[0].unfinished) & (carry[1] < _MOST_PASSES),
+        lambda carry: (_resolve(carry[0]), carry[1] + 1),
+        (first, 0),
     )
-    return product(product(passes.vectors, passes.damping), passes.rows)
+    return product(passes.vectors, passes.rows)
 
 
-def _first_pass(x: jax.Array, rcond: jax.Array) -> _Passes:
-    vectors = _left_vectors(x)
-    rows = product(adjoint(vectors), x)
-    largest = jnp.max(jnp.linalg.norm(rows, axis=-1), axis=-1)
-    return _resolve(vectors, rows, gram_matrix(rows), floor=rcond * largest)
-
-
-def _later_pass(passes: _Passes, size: int) -> _Passes:
-    """A pass in which the rows after the first ``size`` are resolved already."""
-    vectors, damping = _untilted(passes, size)
-    rows = product(damping, passes.rows)
-    block, rest = rows[..., :size, :], rows[..., size:, :]
-    inner = _left_vectors(block)
-    block = product(adjoint(inner), block)
-    overlap = product(block, adjoint(rest))
-    left, right = vectors[..., :size], vectors[..., size:]
-    return _resolve(
-        vectors=jnp.concatenate([product(left, inner), right], axis=-1),
-        rows=jnp.concatenate([block, rest], axis=-2),
-        gram=jnp.block(
-            [[gram_matrix(block), overlap], [adjoint(overlap), gram_matrix(rest)]]
-        ),
-        floor=passes.floor,
-    )
-
-
-def _untilted(passes: _Passes, size: int) -> tuple[jax.Array, jax.Array]:
-    """Vectors and damping, the first ``size`` directions turned away from the others.
-
-    By the angle of first-order perturbation theory. Each large direction leans towards
-    the small ones by some eps, and beside a small row that is much.
-    """
-    gram, vectors, damping = passes.gram, passes.vectors, passes.damping
-    energy = real_diagonal(gram)
-    small, large = energy[..., :size, None], energy[..., None, size:]
-    near = small > 0.9 * large
-    tilt = jnp.where(
-        near, 0, gram[..., :size, size:] / jnp.where(near, 1, large - small)
-    )
-    left, right = vectors[..., :size], vectors[..., size:]
-    upper, lower = damping[..., :size, :], damping[..., size:, :]
-    return (
-        jnp.concatenate(
-            [left - product(right, adjoint(tilt)), right + product(left, tilt)],
-            axis=-1,
-        ),
-        jnp.concatenate(
-            [upper - product(tilt, lower), lower + product(adjoint(tilt), upper)],
-            axis=-2,
-        ),
-    )
-
-
-def _left_vectors(x: jax.Array) -> jax.Array:
-    # eigh reads one triangle; by default it would average both first.
-    return lax.linalg.eigh(gram_matrix(x), symmetrize_input=False)[0]
-
-
-def _resolve(
-    vectors: jax.Array, rows: jax.Array, gram: jax.Array, floor: jax.Array
-) -> _Passes:
-    """How to set the large of nearly orthogonal rows to norm one and raise the rest."""
+def _resolve(passes: _Passes) -> _Passes:
+    """Sets the large of the rows to norm one, raises the rest and turns those anew."""
+    vectors, rows = passes.vectors, passes.rows
+    gram = gram_matrix(rows)
     # Squared row norms know small singular values far better than the eigenvalues do,
     # whose error is relative to the largest.
     energy = real_diagonal(gram)
     top = jnp.max(energy, axis=-1, keepdims=True)
-    floor = floor[..., None]
+    floor = passes.floor[..., None] * jnp.sqrt(top)
     cut = jnp.maximum(_cut(rows.dtype) * top, floor**2)
     cut = jnp.where(cut > 0, cut, 1)
 
@@ -139,15 +61,71 @@ def _resolve(
     noise = own <= floor**2
     pending = (energy < cut) & ~noise
     keep = ~noise | jnp.any(pending, axis=-1, keepdims=True)
+    damping = _damped_inverse_root(gram, energy, cut, keep)
 
-    return _Passes(
-        vectors=vectors,
-        damping=_damped_inverse_root(gram, energy, cut, keep),
-        rows=rows,
-        gram=gram,
-        pending=pending,
-        floor=(floor / jnp.sqrt(cut))[..., 0],
+    def go_on() -> tuple[jax.Array, jax.Array]:
+        turn = _tilt(gram, energy, pending)
+        raised = product(damping - product(turn, damping), rows)
+        return _diagonalized(vectors + product(vectors, turn), raised, pending)
+
+    vectors, rows = lax.cond(
+        jnp.any(pending), go_on, lambda: (product(vectors, damping), rows)
     )
+    floor = (floor / jnp.sqrt(cut))[..., 0]
+    following = _Passes(vectors, rows, floor, jnp.any(pending, axis=-1))
+    if rows.ndim == 2:
+        return following
+
+    # A finished matrix stays as it is while others of its batch go on.
+    def advance(new: jax.Array, old: jax.Array) -> jax.Array:
+        axes = tuple(range(passes.unfinished.ndim, new.ndim))
+        return jnp.where(jnp.expand_dims(passes.unfinished, axes), new, old)
+
+    return jax.tree.map(advance, following, passes)
+
+
+def _diagonalized(
+    vectors: jax.Array, rows: jax.Array, pending: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The same, the first directions turned so that their rows are orthogonal.
+
+    A third of all directions, two thirds or all: as many as it takes to have all that
+    are pending, since these come first.
+    """
+    m = rows.shape[-2]
+    sizes = [max(third * m // 3, 1) for third in (1, 2, 3)]
+
+    def turned(size: int) -> tuple[jax.Array, jax.Array]:
+        left, block = vectors[..., :size], rows[..., :size, :]
+        inner = _left_vectors(block)
+        block = product(adjoint(inner), block)
+        return (
+            jnp.concatenate([product(left, inner), vectors[..., size:]], axis=-1),
+            jnp.concatenate([block, rows[..., size:, :]], axis=-2),
+        )
+
+    too_small = [jnp.any(pending[..., size:]) for size in sizes[:-1]]
+    return lax.switch(
+        sum(flag.astype(jnp.int32) for flag in too_small),
+        [functools.partial(turned, size) for size in sizes],
+    )
+
+
+def _left_vectors(x: jax.Array) -> jax.Array:
+    # eigh reads one triangle; by default it would average both first.
+    return lax.linalg.eigh(gram_matrix(x), symmetrize_input=False)[0]
+
+
+def _tilt(gram: jax.Array, energy: jax.Array, pending: jax.Array) -> jax.Array:
+    """The rotation, less one, that turns pending directions away from the others.
+
+    By the angle of first-order perturbation theory. Each large direction leans towards
+    the small ones by some eps, and beside a small row that is much.
+    """
+    small, large = energy[..., :, None], energy[..., None, :]
+    between = pending[..., :, None] & ~pending[..., None, :] & (small <= 0.9 * large)
+    angle = jnp.where(between, gram / jnp.where(between, large - small, 1), 0)
+    return angle - adjoint(angle)
 
 
 def _damped_inverse_root(
@@ -166,7 +144,7 @@ def _damped_inverse_root(
     a, b = root[..., :, None], root[..., None, :]
     distinct = gap != 0
     # Where two coincide, the slope of clipping.
-    slope = (energy >= cut)[..., None, :]
+    slope = (energy >= cut)[..., None, :].astype(gap.dtype)
     between_kept = -jnp.where(distinct, clipped_gap, slope) / (
         a * b * (a + b) * jnp.where(distinct, gap, 1)
     )

@@ -17,9 +17,15 @@ def adjoint(x: jax.Array) -> jax.Array:
 product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
+def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+    """The dtype that a leaf is computed in."""
+    # Not by promotion, which jax.numpy_dtype_promotion("strict") forbids.
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def unit_scale(x: jax.Array) -> jax.Array:
     """Each matrix over its largest entry, in at least float32."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(at_least_float32(x.dtype))
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     # A matrix of subnormal numbers is flushed to zero by the hardware: dividing by
     # its scale would give NaN.

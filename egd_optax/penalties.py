@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.linear_algebra import adjoint, gram_matrix
+from egd_optax.linear_algebra import adjoint, at_least_float32, gram_matrix
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 from egd_optax.polar import polar_by_eigh
 
@@ -110,11 +110,7 @@ def add_nuclear_norm_penalty(
     """
     whiten = polar_by_eigh if polar_fn is None else polar_fn
     return _add_to_gradient(
-        lambda params: map_matrices(
-            whiten, params, weight_dimension_numbers, otherwise=jnp.zeros_like
-        ),
-        strength,
-        mask,
+        _of_matrices(whiten, weight_dimension_numbers), strength, mask
     )
 
 
@@ -174,7 +170,7 @@ def add_log_det_penalty(
         if w.size == 0:
             return w
         wide = w if w.shape[-2] <= w.shape[-1] else adjoint(w)
-        wide = wide.astype(jnp.promote_types(w.dtype, jnp.float32))
+        wide = wide.astype(at_least_float32(w.dtype))
         bound = jnp.asarray(eps, wide.real.dtype)
         # Squares must neither overflow nor vanish; over √ε, ε cannot either.
         largest = jnp.max(jnp.abs(wide), axis=(-2, -1), keepdims=True)
@@ -190,11 +186,7 @@ def add_log_det_penalty(
         return result if w.shape[-2] <= w.shape[-1] else adjoint(result)
 
     return _add_to_gradient(
-        lambda params: map_matrices(
-            direction, params, weight_dimension_numbers, otherwise=jnp.zeros_like
-        ),
-        strength,
-        mask,
+        _of_matrices(direction, weight_dimension_numbers), strength, mask
     )
 
 
@@ -235,6 +227,15 @@ def delayed_onset(
     return schedule
 
 
+def _of_matrices(
+    direction: Callable[[jax.Array], jax.Array], numbers: WeightDimensionNumbers
+) -> Callable[[optax.Params], optax.Updates]:
+    """The direction of each matrix of a tree, zeros for other leaves."""
+    return lambda params: map_matrices(
+        direction, params, numbers, otherwise=jnp.zeros_like
+    )
+
+
 def _add_to_gradient(
     direction: Callable[[optax.Params], optax.Updates],
     strength: optax.ScalarOrSchedule,
@@ -261,10 +262,12 @@ def _add_to_gradient(
         if callable(strength):
             factor = strength(state.count)
             state = WeightPenaltyState(optax.safe_increment(state.count))
-        updates = jax.tree.map(
-            lambda g, d: (g + factor * d).astype(g.dtype), updates, direction(params)
-        )
-        return updates, state
+
+        def add(g: jax.Array, d: jax.Array) -> jax.Array:
+            dtype = at_least_float32(g.dtype)
+            return (g.astype(dtype) + factor * d.astype(dtype)).astype(g.dtype)
+
+        return jax.tree.map(add, updates, direction(params)), state
 
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return tx if mask is None else optax.masked(tx, mask)

@@ -55,7 +55,7 @@ def polar_by_eigh(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
     2510.04930, for the use of the polar factor; the iteration is this package's own.
     """
-    return _polar_by_eigh(_checked(x), rcond)
+    return _polar_by_eigh(checked_matrix(x), rcond)
 
 
 def polar_by_svd(
@@ -85,7 +85,7 @@ def polar_by_svd(
       [[0. 1.]
        [0. 0.]]
     """
-    x = _checked(x)
+    x = checked_matrix(x)
     if x.size == 0:
         return x
     scaled = unit_scale(x)
@@ -151,13 +151,14 @@ def polar_by_randomized_svd(
     0909.4061; used for the gradient in Saheb Pasand and Dohmatob, *Egalitarian Gradient
     Descent*, arXiv 2510.04930, with two power iterations.
     """
-    x, rank = _checked(x), checked_rank(rank)
+    x, rank = checked_matrix(x), checked_count("rank", rank)
     if rank >= min(x.shape[-2:]):
         return polar_by_eigh(x)
     return _polar_by_randomized_svd(x, rank, key, power_iterations)
 
 
-def _checked(x: jax.typing.ArrayLike) -> jax.Array:
+def checked_matrix(x: jax.typing.ArrayLike) -> jax.Array:
+    """X as an array, refused if it is no matrix of floating numbers."""
     x = jnp.asarray(x)
     if x.ndim < 2:
         raise ValueError(f"a polar factor needs an array (..., m, n), got {x.shape=}")
@@ -166,18 +167,18 @@ def _checked(x: jax.typing.ArrayLike) -> jax.Array:
     return x
 
 
-def checked_rank(rank: int) -> int:
-    """The rank as an int, refused if it is traced, no integer or below one."""
+def checked_count(name: str, value: int) -> int:
+    """An argument as an int, refused if it is traced, no integer or below one."""
     try:
-        size = operator.index(rank)
+        count = operator.index(value)
     except TypeError as error:
         raise TypeError(
-            "a randomized SVD needs a static integer rank (under "
-            f"optax.inject_hyperparams: static_args='rank'), got {rank!r}"
+            f"{name} must be a static integer (under optax.inject_hyperparams: "
+            f"static_args={name!r}), got {value!r}"
         ) from error
-    if size < 1:
-        raise ValueError(f"rank must be at least 1, got {size}")
-    return size
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+    return count
 
 
 # Outside of jit, its loop would be compiled anew at every call.

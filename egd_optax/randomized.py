@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
-from egd_optax.polar import checked_rank, polar_by_randomized_svd
+from egd_optax.polar import checked_count, polar_by_randomized_svd
 
 
 class ScaleByRandomizedEGDState(NamedTuple):
@@ -64,7 +64,7 @@ def scale_by_randomized_egd(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
     2510.04930, whose ranks are 4 to 128.
     """
-    rank = checked_rank(rank)
+    rank = checked_count("rank", rank)
 
     def init_fn(params: optax.Params) -> ScaleByRandomizedEGDState:
         del params

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.linear_algebra import at_least_float32
 from egd_optax.matrices import WeightDimensionNumbers, matrix_layouts, to_matrices
 
 
@@ -105,7 +106,7 @@ def _per_matrix(
             results.append(None)
             continue
         matrices = to_matrices(leaf, layout)
-        wide = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+        wide = matrices.astype(at_least_float32(matrices.dtype))
         values = fn(jnp.linalg.svd(wide, compute_uv=False))
         results.append(values if len(layout.axes) > 2 else values[0])
     return jax.tree.unflatten(treedef, results)

@@ -45,6 +45,7 @@ OTHERS = {
     "effective_ranks",
     "flax_dimension_numbers",
     "polar_by_eigh",
+    "polar_by_newton_schulz",
     "polar_by_randomized_svd",
     "polar_by_svd",
     "singular_values",
@@ -288,3 +289,47 @@ def test_a_constant_schedule_is_a_number(name, argument, schedule):
             updates, state = tx.update(grads, state, params, **extra)
         results.append(updates)
     chex.assert_trees_all_close(*results, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_leaves_of_one_shape_in_bfloat16_under_jit(name):
+    params, _, _ = mixed_target(jnp.bfloat16)
+    params = {"one": params, "two": params}
+    grads = jax.tree.map(lambda leaf: leaf + 1, params)
+    tx = make(name)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, **EXTRA)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_tree_all_finite(updates)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+# optax.adam, which egd gives the vectors to, promotes its count.
+@pytest.mark.parametrize("name", sorted(set(FACTORIES) - {"egd"}))
+def test_promotes_nothing_by_itself(name, dtype):
+    params, _, loss = mixed_target(dtype)
+    tx = make(name)
+    state = tx.init(params)
+    grads = jax.grad(loss)(params)
+    expected, _ = tx.update(grads, state, params, **EXTRA)
+    with jax.numpy_dtype_promotion("strict"):
+        updates, _ = tx.update(grads, state, params, **EXTRA)
+    chex.assert_trees_all_close(updates, expected)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_steps_under_checkpoint_with_donated_buffers(name):
+    params, _, loss = mixed_target(jnp.float32)
+    params = {"one": params, "two": jax.tree.map(lambda leaf: leaf + 0.1, params)}
+    tx = optimizer(name)
+
+    def total(params):
+        return loss(params["one"]) + loss(params["two"])
+
+    plain = step_fn(tx, total)
+    again = jax.jit(step_fn(tx, jax.checkpoint(total)), donate_argnums=(0, 1))
+    expected, _ = jax.jit(plain)(params, tx.init(params))
+    # Copies, since what is donated is gone. A warning would be an error.
+    params, state = jax.tree.map(jnp.copy, (params, tx.init(params)))
+    result, _ = again(params, state)
+    chex.assert_trees_all_close(result, expected, rtol=1e-5)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))

@@ -1,0 +1,173 @@
+"""Polar factor by matrix products alone."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from egd_optax import polar_express
+from egd_optax.linear_algebra import (
+    adjoint,
+    at_least_float32,
+    gram_matrix,
+    product,
+    unit_scale,
+)
+from egd_optax.polar import checked_count, checked_matrix
+
+Coefficients = tuple[float, float, float]
+
+
+def polar_by_newton_schulz(
+    x: jax.Array, *, steps: int = 10, dtype: jax.typing.DTypeLike | None = None
+) -> jax.Array:
+    r"""Polar factor of each matrix, by matrix products alone.
+
+    For X = U S Vᴴ returns U Vᴴ. Each step multiplies X, on its smaller side, with a
+    polynomial of the Gram matrix,
+
+    .. math:: X \leftarrow (a I + b R + c R^2) X, \qquad R = X X^H
+
+    and so applies an odd polynomial to all singular values. The first steps lift the
+    small ones, by a factor of nearly four each; the last three bring all to one. The
+    number of steps says up to which condition number the result is exact:
+
+    ========  ====  ====  ====  ====  ====  ====  ====  ====  ====
+    steps        4     5     6     7     8     9    10    11    12
+    float32     13    50   1e2   6e2   2e3   8e3   3e4   1e5   4e5
+    bfloat16    36   1e2   4e2   1e3   6e3   2e4   8e4   3e5   1e6
+    ========  ====  ====  ====  ====  ====  ====  ====  ====  ====
+
+    The norm of X is known up to a factor of at most m^(1/8), for the smaller side m:
+    where the singular values are nearly equal but for a few, the table shrinks by that.
+    Smaller directions come out below one, and those twenty times smaller nearly vanish:
+    the noise that stands for the null space of a rank-deficient matrix is dropped, with
+    an error of 2e-4 in float32, unless there are more than 11 steps.
+
+    Args:
+      x: array of shape ``(..., m, n)``, floating or complex; leading axes are batch
+        axes.
+      steps: number of steps, a static integer.
+      dtype: the dtype computed in; None takes that of ``x``, at least float32. The
+        cheap mode is ``steps=5, dtype=jnp.bfloat16``: its error is 0.03 at a condition
+        number of 10, 0.08 at 100.
+
+    Returns:
+      Array of the shape and dtype of ``x``. A zero matrix gives zero, a matrix with a
+      NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
+
+    Raises:
+      ValueError: ``x`` has fewer than two axes, or ``steps`` is below one.
+      TypeError: ``x`` is neither floating nor complex, ``steps`` is no static integer,
+        or ``dtype`` does not hold numbers like those of ``x``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import polar_by_newton_schulz
+      >>> x = jnp.array([[3.0, 0.0, 0.0], [0.0, 0.0, -0.001]])
+      >>> bool(jnp.allclose(polar_by_newton_schulz(x), jnp.sign(x), atol=1e-6))
+      True
+
+    Source: Amsel, Persson, Musco and Gower, *The Polar Express*, arXiv 2505.16932, for
+    polynomials that are the best of each step; dropping what is not reached, and
+    forming the Gram matrix anew where rounding asks for it, are this package's.
+    """
+    x, steps = checked_matrix(x), checked_count("steps", steps)
+    return _polar_by_newton_schulz(x, steps, _working_dtype(x, dtype))
+
+
+def _working_dtype(
+    x: jax.Array, dtype: jax.typing.DTypeLike | None
+) -> jax.typing.DTypeLike:
+    if dtype is None:
+        return at_least_float32(x.dtype)
+    kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
+    if not jnp.issubdtype(dtype, kind):
+        raise TypeError(
+            f"a {x.dtype} matrix needs a {kind.__name__} dtype, got {dtype}"
+        )
+    return jnp.dtype(dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "dtype"))
+def _polar_by_newton_schulz(
+    x: jax.Array, steps: int, dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    if x.size == 0:
+        return x
+    wide = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
+    result = whiten(unit_scale(wide).astype(dtype), steps).astype(x.dtype)
+    return result if wide is x else adjoint(result)
+
+
+def whiten(x: jax.Array, steps: int) -> jax.Array:
+    """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries up to one."""
+    stages = _stages(x, steps)
+    gram = gram_matrix(x)
+    square = product(gram, gram)
+    scale = _inverse_norm(gram, square).astype(x.dtype)
+    x, gram, square = scale * x, scale**2 * gram, scale**4 * square
+    x = product(_composed(gram, square, next(stages)), x)
+    for stage in stages:
+        gram = gram_matrix(x)
+        x = product(_composed(gram, product(gram, gram), stage), x)
+    return x
+
+
+def _stages(x: jax.Array, steps: int) -> Iterator[Sequence[Coefficients]]:
+    """The polynomials, those together that work on one Gram matrix of x.
+
+    Several on one save products with x where x is wide. But the rounding errors of a
+    Gram matrix are relative to its largest directions, and every step lifts them with
+    the small ones: two steps are harmless, more only after those have risen.
+    """
+    eps = float(jnp.finfo(x.dtype).eps)
+    polynomials = [*polar_express.quintics(steps - 1, eps)[0], polar_express.LAST]
+    m, n = x.shape[-2:]
+    # k steps on one Gram matrix take (8 k - 6) m³ + 4 m² n operations, k steps on k of
+    # them (2 m³ + 4 m² n) k. Equal at n = 1.5 m, where the many small products are
+    # slower; measured, sharing pays from n = 2 m on. In half precision one step on a
+    # Gram matrix is all that it stands.
+    if n < 2 * m or eps > 1e-6 or steps < 4:
+        yield from ([polynomial] for polynomial in polynomials)
+        return
+    risen = max(steps - 6, 2)
+    for start in range(0, risen, 2):
+        yield polynomials[start : min(start + 2, risen)]
+    yield polynomials[risen:-1]
+    # The last step by itself removes rounding errors of the ones before.
+    yield polynomials[-1:]
+
+
+def _inverse_norm(gram: jax.Array, square: jax.Array) -> jax.Array:
+    """One over a bound of the spectral norm of x, zero for zero.
+
+    From its Gram matrix R and R², whose norms are the second and fourth power of it;
+    the Frobenius norm of R² is at most √m times too large.
+    """
+    axes = (-2, -1)
+    largest_sum = jnp.max(jnp.sum(jnp.abs(gram), -1, keepdims=True), -2, keepdims=True)
+    frobenius = jnp.linalg.norm(square, axis=axes, keepdims=True)
+    bound = jnp.minimum(jnp.sqrt(largest_sum), jnp.sqrt(jnp.sqrt(frobenius)))
+    return jnp.where(bound == 0, 0, 1 / jnp.where(bound == 0, 1, bound))
+
+
+def _composed(
+    gram: jax.Array, square: jax.Array, polynomials: Sequence[Coefficients]
+) -> jax.Array:
+    """The factor of x that stands for the polynomials one after another."""
+    composed = factor = _polynomial(gram, square, polynomials[0])
+    for coefficients in polynomials[1:]:
+        gram = product(product(gram, factor), factor)
+        factor = _polynomial(gram, product(gram, gram), coefficients)
+        composed = product(factor, composed)
+    return composed
+
+
+def _polynomial(
+    gram: jax.Array, square: jax.Array, coefficients: Coefficients
+) -> jax.Array:
+    a, b, c = coefficients
+    result = a * jnp.eye(gram.shape[-1], dtype=gram.dtype) + b * gram + c * square
+    return product(gram, result) if coefficients is polar_express.LAST else result
