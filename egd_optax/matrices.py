@@ -1,5 +1,6 @@
 """How an array is seen as matrices, and how the matrices of a tree are stacked."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,6 +34,11 @@ def map_matrices(
     ``fn`` maps an array ``(batch, fan_in, fan_out)`` to one of the same shape, matrix
     by matrix. Leaves of the same matrix shape and dtype are concatenated along the
     batch axis. ``otherwise`` is applied to leaves that are not matrices.
+
+    The copies that this takes are bounded by the size of the largest stack, beyond what
+    ``fn`` itself takes of it: one stack is there at a time, and a leaf that is alone
+    in its shape is not copied. (Under ``vmap`` and on several devices it is XLA that
+    decides how many stacks are there at once.)
     """
     leaves, treedef = jax.tree.flatten(tree)
     layouts = matrix_layouts(tree, weight_dimension_numbers)
@@ -43,10 +49,15 @@ def map_matrices(
         else:
             key = (layout.shape[1:], jnp.asarray(leaf).dtype)
             stacks.setdefault(key, []).append((index, layout))
+    done: jax.Array | None = None
     for members in stacks.values():
         parts = [to_matrices(leaves[index], layout) for index, layout in members]
-        ends = np.cumsum([len(part) for part in parts])[:-1]
-        results = jnp.split(fn(jnp.concatenate(parts)), ends)
+        one_call = functools.partial(_in_one_call, fn)
+        if len(parts) > 1 and _is_planned_by_xla(parts[0]):
+            results = _after(done, one_call, parts)
+            done = results[0]
+        else:
+            results = one_call(parts)
         for (index, layout), result in zip(members, results, strict=True):
             leaves[index] = _from_matrices(result, leaves[index].shape, layout)
     return jax.tree.unflatten(treedef, leaves)
@@ -75,6 +86,36 @@ def matrix_layouts(
 def to_matrices(x: jax.Array, layout: MatrixLayout) -> jax.Array:
     """The leaf as an array ``(batch, fan_in, fan_out)``."""
     return jnp.transpose(x, layout.axes).reshape(layout.shape)
+
+
+def _in_one_call(
+    fn: Callable[[jax.Array], jax.Array], parts: list[jax.Array]
+) -> list[jax.Array]:
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return jnp.split(fn(jnp.concatenate(parts)), ends)
+
+
+def _is_planned_by_xla(x: jax.Array) -> bool:
+    """Within a program for one device; outside, one operation follows another."""
+    return isinstance(x, jax.core.Tracer) and jax.typeof(x).sharding.mesh.empty
+
+
+def _after(
+    done: jax.Array | None,
+    fn: Callable[[list[jax.Array]], list[jax.Array]],
+    parts: list[jax.Array],
+) -> list[jax.Array]:
+    """Fn of parts, begun when ``done`` is, its buffers freed when it ends.
+
+    XLA holds the buffers of a branch only while the branch runs, and cannot know that
+    the condition always holds. Optimization barriers it drops before it schedules.
+    """
+    first = (parts[0] if done is None else done)[:1, :1, :1]
+    never = jnp.sum(first.real) < -jnp.inf
+    traced_once = jax.jit(fn)
+    results = jax.eval_shape(traced_once, parts)
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like, results)
+    return jax.lax.cond(never, lambda parts: zeros(), traced_once, parts)
 
 
 def _from_matrices(

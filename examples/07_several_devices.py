@@ -1,9 +1,8 @@
 """Several devices: data parallel, each whitens its share of the matrices.
 
-The batch is split over the devices by its sharding, and XLA sums the gradients.
-Matrices of one shape are stacked before they are whitened; `polar_fn` here cuts that
-stack into one piece a device. Without it every device whitens everything, which is
-right as well, only slower. Eight CPU devices stand in where there is no GPU.
+The batch is split over the devices by its sharding, and XLA sums the gradients. As
+these lie on a mesh, `egd` spreads their matrices over its devices, without a word more.
+Eight CPU devices stand in where there is no GPU.
 
     python examples/07_several_devices.py
 """
@@ -22,28 +21,13 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from egd_optax import egd, polar_by_eigh
+from egd_optax import egd
 
 QUICK = "--quick" in sys.argv
 LAYERS, WIDTH, BATCH, STEPS = (8, 8, 16, 2) if QUICK else (16, 64, 512, 50)
 
 mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,))
 split, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-
-
-def polar_in_shares(stack):
-    """Polar factors of a stack (n, rows, columns), some of them on each device."""
-    missing = -len(stack) % mesh.size
-    padded = jnp.pad(stack, ((0, missing), (0, 0), (0, 0)))
-    # check_vma: the loops of the whitening carry no mark of where they vary.
-    shares = jax.shard_map(
-        polar_by_eigh,
-        mesh=mesh,
-        in_specs=P("data"),
-        out_specs=P("data"),
-        check_vma=False,
-    )
-    return shares(padded)[: len(stack)]
 
 
 def init(key):
@@ -61,9 +45,9 @@ def loss_fn(params, x, y):
     return jnp.mean((x - y) ** 2)
 
 
-def train(polar_fn, batch_sharding):
+def train(batch_sharding):
     """The losses of all steps; parameters are on every device of the sharding."""
-    optimizer = egd(0.01, polar_fn=polar_fn)
+    optimizer = egd(0.01)
     rng = np.random.default_rng(0)
     rotation = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0].astype(np.float32)
     params = init(jax.random.key(0))
@@ -89,8 +73,8 @@ def train(polar_fn, batch_sharding):
 
 
 def main():
-    one = train(None, jax.devices()[0])
-    several = train(polar_in_shares, split)
+    one = train(jax.devices()[0])
+    several = train(split)
     np.testing.assert_allclose(one, several, rtol=1e-2)
 
 

@@ -10,6 +10,8 @@ os.environ.setdefault(
     str(Path(tempfile.gettempdir()) / "egd-optax-jax-cache"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# NumPy's BLAS threads spin beside XLA's; one test stood still for minutes.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import numpy as np
@@ -24,13 +26,15 @@ def rng():
     return np.random.default_rng(0)
 
 
+# Programs that test_sharding.py starts in processes of their own.
+collect_ignore = ["eight_devices.py", "two_processes.py"]
+
 # Without Flax, what remains are the tests of the library: those of its wheel alone.
-collect_ignore = []
 if importlib.util.find_spec("flax") is None:
     beyond = re.compile(
         r"^(from|import) (flax|egd_optax\.grokking|jupytext)|^(ROOT|BENCHMARKS) =", re.M
     )
-    collect_ignore = [
+    collect_ignore += [
         path.name
         for path in Path(__file__).parent.glob("*.py")
         if beyond.search(path.read_text())

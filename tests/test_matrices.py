@@ -1,10 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
-from egd_optax import scale_by_egd
+from egd_optax import polar_by_svd, scale_by_egd
 from egd_optax.matrices import map_matrices
 
 
@@ -37,6 +38,56 @@ def test_dtypes_are_not_mixed():
     result = map_matrices(recorded(shapes), tree)
     assert shapes == [(1, 2, 2), (1, 2, 2)]
     assert [leaf.dtype for leaf in result] == [jnp.float32, jnp.bfloat16]
+
+
+def transformer(layers, width):
+    """Shapes of a GPT-2: matrices of three shapes in the blocks, and an embedding."""
+    block = {
+        "attention": [(width, width)] * 4,
+        "up": (width, 4 * width),
+        "down": (4 * width, width),
+        "norm": (width,),
+    }
+    shapes = {"embedding": (5 * width, width), "blocks": [block] * layers}
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def test_the_calls_of_a_transformer_are_as_many_as_its_shapes():
+    shapes = []
+
+    def fn(stack):
+        shapes.append(stack.shape)
+        return jnp.tanh(stack)
+
+    tx = scale_by_egd(fn)
+    tree = transformer(layers=24, width=16)
+    program = jax.jit(lambda grads: tx.update(grads, tx.init(grads))[0]).trace(tree)
+    expected = [(96, 16, 16), (24, 64, 16), (24, 16, 64), (1, 80, 16)]
+    assert sorted(shapes) == sorted(expected)
+    assert program.lower().as_text().count("stablehlo.tanh") == len(expected)
+
+
+def newton_schulz(x):
+    return jax.lax.fori_loop(0, 3, lambda _, x: 1.5 * x - 0.5 * x @ x.mT @ x, x)
+
+
+@pytest.mark.parametrize("fn", [lambda x: 2 * x, newton_schulz, polar_by_svd])
+def test_copies_are_bounded_by_the_largest_stack(fn):
+    def temporary(fn, tree):
+        return jax.jit(fn).lower(tree).compile().memory_analysis().temp_size_in_bytes
+
+    tree = transformer(layers=6, width=32)
+    stacks = [(24, 32, 32), (6, 128, 32), (6, 32, 128), (1, 160, 32)]
+    stacks = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in stacks]
+    alone = max(temporary(fn, stack) for stack in stacks)
+    largest = max(4 * stack.size for stack in stacks)
+    extra = temporary(lambda tree: map_matrices(fn, tree), tree) - alone
+    # Some bytes are conditions and addresses.
+    assert extra <= 1.02 * largest
 
 
 def test_axes_are_input_output_and_batch(rng):

@@ -1,0 +1,119 @@
+"""How the matrices of a tree are shared out over the devices of a mesh."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+def spread_over_devices(
+    fn: Callable[[jax.Array], jax.Array],
+) -> Callable[[jax.Array], jax.Array]:
+    """A function of a stack ``(n, rows, columns)``, each device taking whole matrices.
+
+    ``fn`` maps matrix by matrix. On the mesh of the stack's sharding, the stack axis
+    goes from wherever the matrices are to all devices and back, padded with zeros to
+    a multiple of their number; ``fn`` in between communicates nothing. Each way is one
+    collective for each mesh axis at most: an all-to-all where the axis splits
+    matrices, an all-gather on the way back where it has copies of them.
+
+    Without a mesh, ``fn`` as it is. Under ``vmap`` too: the mapped axis, seeds
+    perhaps, has a sharding of its own, which may split the work already.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def on_mesh(stack: jax.Array) -> jax.Array:
+        mesh = mesh_of(stack)
+        free = [
+            name
+            for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+            if kind != AxisType.Manual
+        ]
+        if not free:
+            return fn(stack)
+        axes = _axes_to_spread_over(mesh, free, len(stack))
+        devices = math.prod(mesh.shape[axis] for axis in axes)
+
+        def lay_out(x: jax.Array, *spec: Any) -> jax.Array:
+            sharding = NamedSharding(mesh, P(*spec))
+            return jax.lax.with_sharding_constraint(x, sharding)
+
+        shares = jax.shard_map(
+            fn,
+            mesh=mesh,
+            in_specs=P(axes),
+            out_specs=P(axes),
+            axis_names=set(free),
+            # The loops of a whitening carry no mark of where they vary.
+            check_vma=False,
+        )
+        # Axis by axis: XLA would take two at once through a copy of the whole stack
+        # on every device. How the matrices are laid out meanwhile is left to it.
+        within = [P.UNCONSTRAINED] * 2
+        stages = [(axes[:count] or None, *within) for count in range(len(axes))]
+        x = jnp.pad(stack, ((0, -len(stack) % devices), (0, 0), (0, 0)))
+        for stage in stages:
+            x = lay_out(x, *stage)
+        x = shares(lay_out(x, axes))
+        for stage in reversed(stages):
+            x = lay_out(x, *stage)
+        return x[: len(stack)]
+
+    @on_mesh.def_vmap
+    def mapped(
+        axis_size: int, in_batched: list[bool], stack: jax.Array
+    ) -> tuple[jax.Array, bool]:
+        del axis_size, in_batched
+        return jax.vmap(fn)(stack), True
+
+    return lambda stack: (fn if mesh_of(stack).empty else on_mesh)(stack)
+
+
+def keep_shardings(
+    fn: Callable[[optax.Updates], optax.Updates], tree: optax.Updates
+) -> optax.Updates:
+    """Fn of a tree of arrays, its leaves laid out over the devices as they were."""
+    explicit = [
+        AxisType.Explicit in mesh_of(leaf).axis_types for leaf in jax.tree.leaves(tree)
+    ]
+    if any(explicit):
+        shardings = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, tree)
+        return jax.sharding.auto_axes(fn, out_sharding=shardings)(tree)
+
+    # Axes that are not explicit have their layout from the operations they meet.
+    # This one changes no value, since NaN in is NaN out.
+    def as_before(new: jax.Array, old: jax.Array) -> jax.Array:
+        return new if mesh_of(old).empty else jnp.where(jnp.isnan(old), old, new)
+
+    return jax.tree.map(as_before, fn(tree), tree)
+
+
+def mesh_of(x: jax.typing.ArrayLike) -> AbstractMesh:
+    """The mesh that an array or a tracer lives on, empty where there is none."""
+    return jax.typeof(x).sharding.mesh
+
+
+def _axes_to_spread_over(
+    mesh: AbstractMesh, names: list[str], count: int
+) -> tuple[str, ...]:
+    """Those with the fewest matrices on a device; of these, with the fewest devices.
+
+    A single matrix is not spread at all. The minor axis comes first: it is the one
+    that a dimension split by several axes can lose without changing place.
+    """
+    choices = itertools.chain.from_iterable(
+        itertools.combinations(reversed(names), length)
+        for length in range(len(names) + 1)
+    )
+
+    def cost(axes: tuple[str, ...]) -> tuple[int, int]:
+        devices = math.prod(mesh.shape[axis] for axis in axes)
+        return math.ceil(count / devices), devices
+
+    return min(choices, key=cost)

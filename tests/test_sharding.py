@@ -1,0 +1,63 @@
+"""Several devices: eight in a process of its own, and two processes together."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+BENCHMARKS = TESTS.parent / "benchmarks"
+
+
+def environment(devices):
+    """Of a process with so many CPU devices."""
+    flags = re.sub(
+        r"--xla_force_host_platform_device_count=\d+", "", os.getenv("XLA_FLAGS", "")
+    )
+    count = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {
+        "XLA_FLAGS": f"{flags} {count}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(BENCHMARKS),
+    }
+
+
+@pytest.mark.slow
+def test_eight_devices_in_one_process():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    answer = subprocess.run(
+        [*command, TESTS / "eight_devices.py"],
+        env=environment(8),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_over_loopback():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", TESTS / "two_processes.py", address, rank],
+            env=environment(2),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert all("same as on one device" in output for output in outputs)

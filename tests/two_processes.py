@@ -1,0 +1,39 @@
+"""One of two processes that whiten together; test_sharding.py starts both."""
+
+import sys
+
+import jax
+import numpy as np
+
+address, process, devices = sys.argv[1], int(sys.argv[2]), 2
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, num_processes=2, process_id=process)
+
+from eight_devices import matrices, newton_schulz, reshards  # noqa: E402
+from jax.sharding import AxisType, NamedSharding  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
+
+from egd_optax import scale_by_egd  # noqa: E402
+
+assert jax.process_count() == 2
+assert len(jax.devices()) == 2 * len(jax.local_devices()) == 2 * devices
+mesh = jax.make_mesh((2 * devices,), ("data",), axis_types=(AxisType.Auto,))
+leaves = matrices(6)
+for spec in (P("data"), P()):
+    sharding = NamedSharding(mesh, spec)
+    placed = [
+        jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+        for leaf in leaves
+    ]
+    tx = scale_by_egd(newton_schulz)
+    step = jax.jit(lambda grads: tx.update(grads, tx.init(grads))[0])
+    compiled = step.lower(placed).compile()
+    outside, inside = reshards(compiled)
+    assert len(outside) == (1 if spec == P() else 2), outside
+    assert inside == [], inside
+    for update, leaf in zip(compiled(placed), leaves, strict=True):
+        assert update.sharding.is_equivalent_to(sharding, 2)
+        exact = np.asarray(newton_schulz(leaf))
+        for shard in update.addressable_shards:
+            np.testing.assert_allclose(shard.data, exact[shard.index], atol=1e-5)
+print(f"process {process}: same as on one device")
