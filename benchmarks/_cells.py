@@ -11,7 +11,7 @@ import numpy as np
 from _output import machine
 
 from egd_optax.grokking.files import replacing
-from egd_optax.grokking.history import History
+from egd_optax.grokking.history import Crossing, History
 from egd_optax.grokking.problems import Problem
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training import train
@@ -27,9 +27,10 @@ class Cell:
     recipe: str
     record: dict[str, Any]
 
-    def steps(self, kind: str) -> np.ndarray:
-        """Steps to the threshold, one a seed; kind is first or sustained."""
-        return np.array([np.inf if x is None else x for x in self.record[kind]])
+    def crossing(self, kind: str) -> Crossing:
+        """When each seed reached the threshold; kind is first or sustained."""
+        steps = np.array([np.inf if x is None else x for x in self.record[kind]])
+        return Crossing(steps, self.record["steps_per_epoch"])
 
     def final(self) -> np.ndarray:
         """Test accuracy of each seed at the last step."""
@@ -37,7 +38,7 @@ class Cell:
 
     def seconds(self) -> float:
         """Median over seeds of the time to the first crossing, compilation excluded."""
-        share = np.median(self.steps("first")) / self.record["steps_run"]
+        share = self.crossing("first").median / self.record["steps_run"]
         return float(share * self.record["run_seconds"] / len(self.record["seeds"]))
 
     def history(self) -> History:

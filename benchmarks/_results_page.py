@@ -75,11 +75,11 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
     seeds = len(record["seeds"])
     commits = sorted({cell.record["commit"] for cell in cells})
     lines = [["method", "first", "sustained", "epochs", "final", "seconds"]]
-    by_steps = sorted(cells, key=lambda cell: np.median(cell.steps("first")))
+    by_steps = sorted(cells, key=lambda cell: cell.crossing("first").median)
     for cell in by_steps:
-        median = np.median(cell.steps("first"))
-        reached = np.isfinite(median)
-        epochs = f"{median / cell.record['steps_per_epoch']:.0f}" if reached else "–"
+        first = cell.crossing("first")
+        reached = np.isfinite(first.median)
+        epochs = f"{first.epochs.median:.0f}" if reached else "–"
         lines.append(
             [
                 f"`{cell.recipe}`",
@@ -117,9 +117,8 @@ def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
         own = found.pop("egd", None)
         if own is None:
             continue
-        per_epoch = own.record["steps_per_epoch"]
-        epochs = np.median(own.steps("first")) / per_epoch
-        others = sorted(found.values(), key=lambda c: np.median(c.steps("first")))
+        epochs = own.crossing("first").epochs.median
+        others = sorted(found.values(), key=lambda c: c.crossing("first").median)
         lines.append(
             [
                 name,
@@ -127,9 +126,9 @@ def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
                 f"{steps_text(own, 'first')} = {epochs:.0f} epochs",
                 steps_text(own, "sustained"),
                 f"{100 * np.median(own.final()):.1f} %",
-                ", ".join(
-                    f"`{c.recipe}`: {steps_text(c, 'first')}" for c in others[:1]
-                ),
+                f"`{others[0].recipe}`: {steps_text(others[0], 'first')}"
+                if others
+                else "not run",
             ]
         )
     return f"## Overview\n\n{table(lines)}\n"

@@ -50,7 +50,7 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
         figures.save(figure, folder / row / "race.png")
     points = {
         row: {
-            name: (float(np.median(cell.steps("first"))), cell.seconds())
+            name: (cell.crossing("first").median, cell.seconds())
             for name, cell in found.items()
         }
         for row, found in by_row.items()
@@ -59,21 +59,25 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
         row: {name: step for name, (step, _) in found.items()}
         for row, found in points.items()
     }
-    figures.save(figures.bars(steps), folder / "steps.png")
+    bars = figures.bars(
+        steps,
+        y_label="steps to generalize, median",
+        title="×: not within the budget",
+    )
+    figures.save(bars, folder / "steps.png")
     figures.save(figures.steps_and_seconds(points), folder / "clock.png")
 
 
 def steps_text(cell: Cell, kind: str) -> str:
     """Median and range; a bound where a seed did not get there."""
-    steps = cell.steps(kind)
-    median = np.median(steps)
-    if math.isinf(median):
+    crossing = cell.crossing(kind)
+    if math.isinf(crossing.median):
         return f"not within {cell.record['steps_run']}"
-    low, high = np.min(steps), np.max(steps)
+    low, high = crossing.range
     top = f"{high:.0f}" if math.isfinite(high) else f">{cell.record['steps_run']}"
-    return f"{median:.0f} ({low:.0f}–{top})"
+    return f"{crossing.median:.0f} ({low:.0f}–{top})"
 
 
 def _epochs(cell: Cell) -> str:
-    epochs = np.median(cell.steps("first")) / cell.record["steps_per_epoch"]
+    epochs = cell.crossing("first").epochs.median
     return "" if math.isinf(epochs) else f"{epochs:.0f}"

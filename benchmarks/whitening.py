@@ -1,11 +1,15 @@
-"""Error and speed of the polar factor: polar_by_eigh against the SVD.
+"""Error and speed of the polar factor: polar_by_eigh against the SVD, or every method.
 
     python benchmarks/whitening.py            # a minute or two on two cores
     python benchmarks/whitening.py --quick    # fewer shapes and draws
+    python benchmarks/whitening.py --every-method
 
 Errors are spectral norms of the difference from the float64 polar factor, on
 log-spaced spectra, medians over draws. Times are warm medians of calls that alternate
 between the methods in one run. The table goes to benchmarks/results/whitening.csv.
+
+With --every-method all polar functions, JAX's own and Muon's, over shapes up to 4096²:
+the table goes to whitening-methods.csv, error against time to whitening-methods.png.
 """
 
 import dataclasses
@@ -13,6 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
+import _polar_methods
 import jax
 import numpy as np
 import tyro
@@ -20,6 +25,7 @@ from _output import report
 from rich.progress import track
 
 from egd_optax import polar_by_eigh, polar_by_svd
+from egd_optax.grokking import figures
 
 METHODS = {"eigh": jax.jit(polar_by_eigh), "svd": jax.jit(polar_by_svd)}
 SHAPES = (194, 512), (512, 97), (128, 512), (64, 64), (1, 7), (200, 10)
@@ -32,8 +38,12 @@ class Options:
 
     quick: bool = False
     """Two shapes, two condition numbers, few draws."""
+    every_method: bool = False
+    """All methods and sizes instead of polar_by_eigh and the SVD."""
+    max_seconds: float = 60
+    """With every method: what takes longer, all its calls together, is skipped."""
     out: Path = Path(__file__).parent / "results"
-    """Folder for whitening.csv."""
+    """Folder for the table."""
 
 
 def draw(rng, m, n, condition):
@@ -83,7 +93,34 @@ def measure(shape, condition, draws, repeats):
     }
 
 
+def compare_every_method(options: Options) -> None:
+    shapes = _polar_methods.SHAPES
+    if options.quick:
+        shapes = (64, 64), (2, 16, 40)
+    repeats = 3 if options.quick else 20
+    rows = list(
+        track(
+            _polar_methods.rows(
+                shapes, _polar_methods.CONDITIONS, options.max_seconds, repeats
+            ),
+            "measuring",
+            len(shapes) * len(_polar_methods.CONDITIONS) * len(_polar_methods.METHODS),
+            transient=True,
+        )
+    )
+    note = (
+        f"at most {repeats} timed calls; gflops by XLA's count for newton_schulz, by "
+        "5 (4 m² n + 2 m³) for Muon; megabytes: arguments, results and temporaries"
+    )
+    report(rows, options.out / "whitening-methods.csv", quick=options.quick, note=note)
+    name = "whitening-methods-quick.png" if options.quick else "whitening-methods.png"
+    figures.save(_polar_methods.picture(rows), options.out / name)
+
+
 def main(options: Options) -> None:
+    if options.every_method:
+        compare_every_method(options)
+        return
     shapes = SHAPES[3:5] if options.quick else SHAPES
     conditions = CONDITIONS[1:3] if options.quick else CONDITIONS
     draws, repeats = (2, 5) if options.quick else (5, 40)

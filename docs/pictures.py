@@ -132,6 +132,18 @@ def main():
         },
         rows=24,
     )
+    table(
+        "newton_schulz.md",
+        RESULTS / "newton_schulz.csv",
+        {
+            "condition": "condition number",
+            "steps": "steps",
+            "error": "error",
+            "error_svd": "error of the SVD",
+            "error_half_rank": "error at half the rank",
+            "error_cheap": "error of the cheap mode",
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 import dataclasses
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from egd_optax.grokking.problems import modular
+from egd_optax.matrices import matrix_layouts
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -19,6 +22,43 @@ def test_every_benchmark_runs_quickly(script, tmp_path):
     subprocess.run(command, check=True, capture_output=True, text=True)
     (result,) = tmp_path.glob("*.csv")
     assert len(result.read_text().splitlines()) > 2
+
+
+@pytest.mark.slow
+def test_every_method_of_whitening_is_compared(tmp_path):
+    command = [sys.executable, BENCHMARKS / "whitening.py", "--every-method"]
+    subprocess.run(
+        [*command, "--quick", "--out", tmp_path], check=True, capture_output=True
+    )
+    rows = (tmp_path / "whitening-methods-quick.csv").read_text().splitlines()
+    assert len(rows) == 2 + 2 * 2 * 9
+    assert (tmp_path / "whitening-methods-quick.png").exists()
+
+
+def test_steps_take_turns_and_slow_ones_are_left_out(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import _steps
+
+    calls = []
+    steps = {
+        "quick": lambda batch: calls.append(batch),
+        "slow": lambda batch: time.sleep(0.1),
+    }
+    times = _steps.milliseconds(steps, ["a", "b"], repeats=2, max_seconds=0.15)
+    assert times.keys() == {"quick"}
+    assert calls == ["a", "b", "a"]
+
+
+def test_the_tree_like_gpt2_has_as_many_parameters(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import _gpt2
+
+    assert _gpt2.size(768, 12) == 124_439_808
+    params = _gpt2.parameters(8, 2)
+    assert sum(x.size for x in jax.tree.leaves(params)) == _gpt2.size(8, 2)
+    # The four matrices of each block are whitened.
+    layouts = matrix_layouts(params, _gpt2.matrices)
+    assert sum(layout is not None for layout in layouts) == 8
 
 
 def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):

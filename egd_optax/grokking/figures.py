@@ -63,20 +63,29 @@ def race(histories: Mapping[str, History], *, title: str, threshold: float) -> F
     return figure
 
 
-def bars(steps: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Steps to generalize: a group of bars for each problem, one bar a method.
+def bars(
+    groups: Mapping[str, Mapping[str, float]],
+    *,
+    y_label: str,
+    title: str,
+    bottom: float = 1,
+) -> Figure:
+    """A group of bars for each problem, one bar a method, on a logarithmic axis.
 
     Args:
-      steps: of each problem, the median steps of each method; infinite ones are left
-        out of the picture, and said so by a cross.
+      groups: of each problem, the value of each method; infinite ones are left out of
+        the picture, and said so by a cross.
+      y_label: what the values are.
+      title: title of the picture.
+      bottom: where the axis begins.
     """
-    methods = list(dict.fromkeys(name for found in steps.values() for name in found))
+    methods = list(dict.fromkeys(name for found in groups.values() for name in found))
     colors = _colors(methods)
-    figure, axes = _canvas(max(10.0, 1.2 * len(steps) + 4), 5.2)
+    figure, axes = _canvas(max(10.0, 1.2 * len(groups) + 4), 5.2)
     width = 0.85 / len(methods)
     for index, method in enumerate(methods):
-        places = np.arange(len(steps)) + (index - (len(methods) - 1) / 2) * width
-        heights = np.array([found.get(method, np.nan) for found in steps.values()])
+        places = np.arange(len(groups)) + (index - (len(methods) - 1) / 2) * width
+        heights = np.array([found.get(method, np.nan) for found in groups.values()])
         shown = np.where(np.isinf(heights), np.nan, heights)
         color, style = colors[method]
         hatch = None if style == "-" else "///"
@@ -84,12 +93,14 @@ def bars(steps: Mapping[str, Mapping[str, float]]) -> Figure:
             places, shown, width, label=method, color=color, hatch=hatch, ec="white"
         )
         never = np.isinf(heights)
-        axes.plot(places[never], np.full(never.sum(), 1.2), "x", color=color, ms=5)
+        axes.plot(
+            places[never], np.full(never.sum(), 1.2 * bottom), "x", color=color, ms=5
+        )
     axes.set_yscale("log")
-    axes.set_ylim(bottom=1)
-    axes.set_xticks(np.arange(len(steps)), steps, rotation=30, ha="right")
-    axes.set_ylabel("steps to generalize, median")
-    axes.set_title("×: not within the budget", loc="left", fontsize=10)
+    axes.set_ylim(bottom=bottom)
+    axes.set_xticks(np.arange(len(groups)), groups, rotation=30, ha="right")
+    axes.set_ylabel(y_label)
+    axes.set_title(title, loc="left", fontsize=10)
     _legend(axes)
     return figure
 
@@ -138,6 +149,23 @@ def lines(
         axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title, loc="left")
+    _legend(axes)
+    return figure
+
+
+def marks(
+    points: Mapping[str, np.ndarray], *, x_label: str, y_label: str, title: str
+) -> Figure:
+    """Points ``(count, 2)`` on logarithmic axes, one mark a name."""
+    figure, axes = _canvas(10, 5.2)
+    for index, (name, found) in enumerate(points.items()):
+        mark, color = "os^Dv<>PX"[index % 9], COLORS[index % len(COLORS)]
+        axes.plot(*found.T, mark, color=color, ms=7, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_title(title, loc="left")
