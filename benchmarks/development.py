@@ -36,9 +36,12 @@ PROBLEMS = {
     "parity": (
         (parity(90, 3, width=100), 3720),
         (parity(100, 2, width=50), 3720),
-        (parity(40, 4, width=100), 3720),
+        (parity(48, 4, width=100), 3720),
     ),
-    "transformer": ((modular("multiplication", 59, model="transformer"), 300),),
+    "transformer": (
+        (modular("multiplication", 83, model="transformer"), 200),
+        (modular("division", 83, model="transformer"), 200),
+    ),
     "mnist": ((with_settings(mnist_1k(), validation_fraction=0.2), 1200),),
 }
 
@@ -48,13 +51,21 @@ _EGD = {
     "learning_rate": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
     "adam_learning_rate": (0.001, 0.02, 0.05),
 }
+_EGD_PARITY = {
+    "learning_rate": (0.1,),
+    "adam_learning_rate": (0.02, 0.1),
+    "halving_steps": (100, 300),
+    "momentum": (0.5, 0.95),
+    "first_shrinkage": (0.035,),
+    "late_bias_decay": (0.0, 0.35, 0.7),
+}
 _DELAYED = {"learning_rate": (0.01, 0.05), "strength": (1e-4, 3e-4, 1e-3)}
 _COUPLED = {"learning_rate": (0.01, 0.03, 0.05), "weight_decay": (1e-3, 2e-3)}
 _DECOUPLED = {"learning_rate": (0.01, 0.03, 0.1), "weight_decay": (0.1, 0.3, 1.0)}
 
 GRIDS: dict[str, dict[str, Grid]] = {
     family: {
-        "egd": _EGD,
+        "egd": egd,
         "grokfast-ema": _COUPLED,
         "grokfast-ma": {**_COUPLED, "window_size": (10, 100)},
         "delayed-frobenius": _DELAYED,
@@ -65,10 +76,16 @@ GRIDS: dict[str, dict[str, Grid]] = {
         "muon": _DECOUPLED,
         "adamw": _DECOUPLED,
     }
-    for family in ("modular", "parity")
+    for family, egd in {"modular": _EGD, "parity": _EGD_PARITY}.items()
 } | {
     "transformer": {
-        "egd": {"learning_rate": (0.1, 0.2, 0.4), "adam_learning_rate": (0.001,)},
+        "egd": {
+            "learning_rate": (0.1,),
+            "adam_learning_rate": (0.001, 0.03),
+            "halving_steps": (300,),
+            "momentum": (0.5, 0.9),
+            "first_shrinkage": (0.01, 0.02),
+        },
         "muon": {"learning_rate": (0.02, 0.05), "weight_decay": (0.1, 1.0)},
         "adamw": {"learning_rate": (0.001, 0.003), "weight_decay": (1.0, 3.0)},
     },

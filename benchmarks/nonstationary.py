@@ -6,7 +6,7 @@
 A small convolutional net learns the 1797 digits of scikit-learn; every 20 epochs the
 labels of the training part are shuffled anew. What counts is how much of the time the
 net knows the labels of the day: the mean train accuracy over the run, the area under
-the curve. Each base optimizer runs at the best of three learning rates, with EGD in
+the curve. Each base optimizer runs at the best of four learning rates, with EGD in
 front and without, chosen by that area on a seed of its own. The paper (Figure 7 ff. of
 arXiv 2510.04930) did this on CIFAR-10. The table goes to
 benchmarks/results/nonstationary.csv.

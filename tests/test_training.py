@@ -201,11 +201,11 @@ def test_egd_groks():
 def test_egd_groks_a_parity():
     problem = parity(400, 2)
     settings = dataclasses.replace(
-        problem.settings, seeds=(0,), max_steps=620, patience=2
+        problem.settings, seeds=(0,), max_steps=930, patience=2
     )
     optimizer = RECIPES["egd"].make(problem)
     history = train(problem.task, problem.make_model, optimizer, settings)
-    assert history.first_crossing().median <= 620
+    assert history.first_crossing().median <= 930
     assert history.final()[0] >= 0.95
 
 

@@ -1,5 +1,6 @@
 """What the command line takes, and the problem that it asks for."""
 
+import abc
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from egd_optax.grokking.tracking import check_trackers
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(abc.ABC):
     """What both commands take. What is None takes the task's own setting."""
 
     task: tyro.conf.Positional[str]
@@ -51,9 +52,9 @@ class Experiment:
     track: tuple[str, ...] = ()
     """Writers besides history.jsonl: tensorboard, wandb (offline)."""
 
+    @abc.abstractmethod
     def recipes(self) -> tuple[str, ...] | None:
         """Names of the optimizers; None leaves the choice to the task."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from egd_optax.grokking.history import History
 
@@ -159,7 +158,10 @@ class Checkpoints:
 _UNFINISHED = ".unfinished"
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer() -> Any:
+    # Imported where it is used: every training run would wait for it.
+    import orbax.checkpoint as ocp
+
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 

@@ -88,15 +88,24 @@ def egd(
     *,
     learning_rate: float,
     adam_learning_rate: float,
+    halving_steps: int = 100,
+    momentum: float = 0.5,
     first_shrinkage: float = 0.07,
+    late_bias_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """EGD of this package."""
     return egd_optax.egd(
-        egd_optax.inverse_time_decay(learning_rate, 100),
-        adam_learning_rate=egd_optax.inverse_time_decay(adam_learning_rate, 100),
+        egd_optax.inverse_time_decay(learning_rate, halving_steps),
+        momentum=momentum,
         # What the first step takes off the weights is more alike between problems than
         # the decay itself.
         weight_decay=first_shrinkage / learning_rate,
+        adam_learning_rate=egd_optax.inverse_time_decay(
+            adam_learning_rate, halving_steps
+        ),
+        # A parity of an odd number of bits needs biases, one of an even number does not
+        # and memorizes with them: the first kind is learned before this sets in.
+        adam_weight_decay=egd_optax.delayed_onset(late_bias_decay, 1000),
         weight_dimension_numbers=all_matrices,
     )
 
@@ -163,7 +172,8 @@ def delayed_frobenius(
     problem: Problem, *, learning_rate: float, strength: float
 ) -> optax.GradientTransformation:
     """Adam, with a Frobenius penalty once memorized."""
-    return _once_memorized(egd_optax.add_frobenius_penalty(strength), learning_rate)
+    penalty = egd_optax.delayed_frobenius_penalty(strength)
+    return optax.chain(penalty, _adam(learning_rate))
 
 
 def delayed_nuclear_norm(

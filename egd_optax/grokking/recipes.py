@@ -84,10 +84,19 @@ RECIPES = {
         methods.egd,
         {
             "modular": {"learning_rate": 1.0, "adam_learning_rate": 0.001},
-            "parity": {"learning_rate": 0.2, "adam_learning_rate": 0.02},
+            "parity": {
+                "learning_rate": 0.1,
+                "adam_learning_rate": 0.1,
+                "halving_steps": 300,
+                "momentum": 0.95,
+                "first_shrinkage": 0.035,
+                "late_bias_decay": 0.7,
+            },
             "transformer": {
-                "learning_rate": 0.2,
-                "adam_learning_rate": 0.001,
+                "learning_rate": 0.1,
+                "adam_learning_rate": 0.03,
+                "halving_steps": 300,
+                "momentum": 0.9,
                 "first_shrinkage": 0.02,
             },
             "mnist": {"learning_rate": 0.05, "adam_learning_rate": 0.01},
