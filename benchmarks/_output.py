@@ -15,10 +15,18 @@ from rich.table import Table
 def machine() -> str:
     """Device and versions that a result was measured with."""
     return (
-        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores ({_processor()}), "
         f"{platform.machine()} {platform.system()}, Python "
         f"{platform.python_version()}, jax {version('jax')}"
     )
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or "unknown processor"
 
 
 def report(

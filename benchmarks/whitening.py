@@ -5,7 +5,8 @@
     python benchmarks/whitening.py --every-method
 
 Errors are spectral norms of the difference from the float64 polar factor, on
-log-spaced spectra, medians over draws. Times are warm medians of calls that alternate
+log-spaced spectra, medians over draws; "rounded right" is the share of the entries that
+are the float32 nearest to that factor's. Times are warm medians of calls that alternate
 between the methods in one run. The table goes to benchmarks/results/whitening.csv.
 
 With --every-method all polar functions, JAX's own and Muon's, over shapes up to 4096²:
@@ -79,6 +80,10 @@ def measure(shape, condition, draws, repeats):
         )
         for name, method in METHODS.items()
     }
+    rounded_right = statistics.median(
+        float(np.mean(METHODS["eigh"](x) == exact.astype(np.float32)))
+        for x, exact in samples
+    )
     times = milliseconds(samples[0][0], repeats)
     return {
         "m": shape[0],
@@ -86,7 +91,8 @@ def measure(shape, condition, draws, repeats):
         "condition": f"{condition:.0e}",
         "error_eigh": f"{errors['eigh']:.2e}",
         "error_svd": f"{errors['svd']:.2e}",
-        "error_ratio": f"{errors['eigh'] / errors['svd']:.2f}",
+        "error_ratio": f"{errors['eigh'] / errors['svd']:.1e}",
+        "rounded_right": f"{rounded_right:.3f}",
         "ms_eigh": f"{times['eigh']:.2f}",
         "ms_svd": f"{times['svd']:.2f}",
         "times_faster": f"{times['svd'] / times['eigh']:.1f}",

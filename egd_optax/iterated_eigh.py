@@ -27,7 +27,7 @@ class _Passes(NamedTuple):
 
 
 def whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
-    """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries up to one."""
+    """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries below four."""
     vectors = _left_vectors(x)
     unfinished = jnp.ones(x.shape[:-2], bool)
     first = _Passes(vectors, product(adjoint(vectors), x), rcond, unfinished)

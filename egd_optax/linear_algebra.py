@@ -24,13 +24,15 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
 
 
 def unit_scale(x: jax.Array) -> jax.Array:
-    """Each matrix over its largest entry, in at least float32."""
+    """Each matrix over a power of two, entries below four, in at least float32."""
     x = x.astype(at_least_float32(x.dtype))
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     # A matrix of subnormal numbers is flushed to zero by the hardware: dividing by
     # its scale would give NaN.
-    tiny = jnp.finfo(x.dtype).tiny
-    return x / jnp.where(largest < tiny, 1, largest)
+    largest = jnp.where(largest < jnp.finfo(x.dtype).tiny, 1, largest)
+    # A power of two rounds nothing. Neither it nor its inverse may be subnormal.
+    mantissa = jnp.frexp(largest)[0]
+    return x / (largest / jnp.where(largest > 1, 4 * mantissa, mantissa))
 
 
 def gram_matrix(x: jax.Array) -> jax.Array:

@@ -102,16 +102,15 @@ def _polar_by_newton_schulz(
 
 
 def whiten(x: jax.Array, steps: int) -> jax.Array:
-    """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries up to one."""
+    """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries below four."""
     stages = _stages(x, steps)
     gram = gram_matrix(x)
     square = product(gram, gram)
     scale = _inverse_norm(gram, square).astype(x.dtype)
     x, gram, square = scale * x, scale**2 * gram, scale**4 * square
-    x = product(_composed(gram, square, next(stages)), x)
+    x = product(_composed(gram, next(stages), square), x)
     for stage in stages:
-        gram = gram_matrix(x)
-        x = product(_composed(gram, product(gram, gram), stage), x)
+        x = product(_composed(gram_matrix(x), stage), x)
     return x
 
 
@@ -154,20 +153,29 @@ def _inverse_norm(gram: jax.Array, square: jax.Array) -> jax.Array:
 
 
 def _composed(
-    gram: jax.Array, square: jax.Array, polynomials: Sequence[Coefficients]
+    gram: jax.Array,
+    polynomials: Sequence[Coefficients],
+    square: jax.Array | None = None,
 ) -> jax.Array:
     """The factor of x that stands for the polynomials one after another."""
-    composed = factor = _polynomial(gram, square, polynomials[0])
+    composed = factor = _polynomial(gram, polynomials[0], square)
     for coefficients in polynomials[1:]:
         gram = product(product(gram, factor), factor)
-        factor = _polynomial(gram, product(gram, gram), coefficients)
+        factor = _polynomial(gram, coefficients)
         composed = product(factor, composed)
     return composed
 
 
 def _polynomial(
-    gram: jax.Array, square: jax.Array, coefficients: Coefficients
+    gram: jax.Array, coefficients: Coefficients, square: jax.Array | None = None
 ) -> jax.Array:
     a, b, c = coefficients
-    result = a * jnp.eye(gram.shape[-1], dtype=gram.dtype) + b * gram + c * square
-    return product(gram, result) if coefficients is polar_express.LAST else result
+    eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    if coefficients is polar_express.LAST:
+        # In powers of what is missing: a + b + c would cancel, with rounding errors ten
+        # times those of the Gram matrix.
+        missing = eye - gram
+        rest = product(missing, c * missing)
+        return product(gram, eye - (b + 2 * c) * missing + rest)
+    square = product(gram, gram) if square is None else square
+    return a * eye + b * gram + c * square
