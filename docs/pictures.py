@@ -127,6 +127,7 @@ def main():
             "condition": "condition number",
             "error_eigh": "error",
             "error_svd": "error of the SVD",
+            "rounded_right": "entries rounded right",
             "ms_eigh": "ms",
             "ms_svd": "ms of the SVD",
         },
@@ -142,6 +143,29 @@ def main():
             "error_svd": "error of the SVD",
             "error_half_rank": "error at half the rank",
             "error_cheap": "error of the cheap mode",
+        },
+    )
+    table(
+        "overhead.md",
+        RESULTS / "overhead.csv",
+        {
+            "model": "model",
+            "step": "step",
+            "ms": "ms",
+            "ratio": "ratio",
+            "to": "to",
+            "compile s": "seconds to compile",
+        },
+    )
+    table(
+        "sweep.md",
+        RESULTS / "sweep.csv",
+        {
+            "seeds": "seeds",
+            "seeds are": "the seeds are",
+            "ms a step": "ms a step",
+            "time": "time, one seed = 1",
+            "seeds/s": "runs a second",
         },
     )
 

@@ -9,6 +9,7 @@ import optax
 
 from egd_optax.linear_algebra import adjoint, at_least_float32, gram_matrix
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
+from egd_optax.one_by_one import one_by_one
 from egd_optax.polar import polar_by_eigh
 
 Mask = Any | Callable[[optax.Params], Any]
@@ -171,18 +172,8 @@ def add_log_det_penalty(
             return w
         wide = w if w.shape[-2] <= w.shape[-1] else adjoint(w)
         wide = wide.astype(at_least_float32(w.dtype))
-        bound = jnp.asarray(eps, wide.real.dtype)
-        # Squares must neither overflow nor vanish; over √ε, ε cannot either.
-        largest = jnp.max(jnp.abs(wide), axis=(-2, -1), keepdims=True)
-        scale = jnp.maximum(largest, jnp.sqrt(bound))
-        wide = wide / scale
-        gram = gram_matrix(wide)
-        least = 16 * jnp.finfo(wide.dtype).eps * jnp.trace(gram, axis1=-2, axis2=-1)
-        ridge = jnp.maximum(bound / scale / scale, least.real[..., None, None])
-        factor = jnp.linalg.cholesky(
-            gram + ridge * jnp.eye(gram.shape[-1], dtype=gram.dtype)
-        )
-        result = 2 * jax.scipy.linalg.cho_solve((factor, True), wide) / scale
+        ridges = jnp.broadcast_to(jnp.asarray(eps, wide.real.dtype), len(wide))
+        result = _log_det_directions(wide, ridges)
         return result if w.shape[-2] <= w.shape[-1] else adjoint(result)
 
     return _add_to_gradient(
@@ -225,6 +216,21 @@ def delayed_onset(
         return jnp.where(past >= 0, ramp, 0.0) * value
 
     return schedule
+
+
+def _log_det_direction(w: jax.Array, eps: jax.Array) -> jax.Array:
+    """2 (W Wᴴ + ε I)⁻¹ W of one wide matrix."""
+    # Squares must neither overflow nor vanish; over √ε, ε cannot either.
+    scale = jnp.maximum(jnp.max(jnp.abs(w)), jnp.sqrt(eps))
+    w = w / scale
+    gram = gram_matrix(w)
+    least = 16 * jnp.finfo(w.dtype).eps * jnp.trace(gram).real
+    ridge = jnp.maximum(eps / scale / scale, least)
+    factor = jnp.linalg.cholesky(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
+    return 2 * jax.scipy.linalg.cho_solve((factor, True), w) / scale
+
+
+_log_det_directions = one_by_one(_log_det_direction)
 
 
 def _of_matrices(

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import lax
 
 from egd_optax import double_precision, iterated_eigh
 from egd_optax.linear_algebra import adjoint, product, unit_scale
+from egd_optax.one_by_one import one_by_one
 
 
 def polar_by_eigh(
@@ -62,7 +64,7 @@ def polar_by_eigh(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
     2510.04930, for the use of the polar factor; how it is computed is this package's.
     """
-    return _polar_by_eigh(checked_matrix(x), rcond)
+    return _of_stacks(_by_eigh, checked_matrix(x), rcond)
 
 
 def polar_by_svd(
@@ -92,17 +94,7 @@ def polar_by_svd(
       [[0. 1.]
        [0. 0.]]
     """
-    x = checked_matrix(x)
-    if x.size == 0:
-        return x
-    scaled = unit_scale(x)
-    if rcond is None:
-        rcond = _default_rcond(scaled.dtype)
-    u, s, vh = jnp.linalg.svd(scaled, full_matrices=False)
-    keep = s > rcond * s[..., :1]
-    # NaN is kept: a comparison would turn it into a dropped direction.
-    u = u * jnp.where(jnp.isnan(s), s, keep)[..., None, :]
-    return product(u, vh).astype(x.dtype)
+    return _of_stacks(_by_svd, checked_matrix(x), rcond)
 
 
 def polar_by_randomized_svd(
@@ -188,51 +180,27 @@ def checked_count(name: str, value: int) -> int:
     return count
 
 
-# Outside of jit, its loop would be compiled anew at every call.
-@jax.jit
-def _polar_by_eigh(x: jax.Array, rcond: jax.typing.ArrayLike | None) -> jax.Array:
+# Outside of jit, loops would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnums=0)
+def _of_stacks(
+    fn: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    rcond: jax.typing.ArrayLike | None,
+) -> jax.Array:
+    """Fn of stacks of wide matrices, scaled, and of the rcond of each."""
     if x.size == 0:
         return x
     wide = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
     scaled = unit_scale(wide)
     if rcond is None:
-        rcond = _default_rcond(scaled.dtype)
+        rcond = 4 * float(jnp.finfo(scaled.dtype).eps)
     stack = scaled.reshape(-1, *scaled.shape[-2:])
     rcond = jnp.broadcast_to(jnp.asarray(rcond, stack.real.dtype), len(stack))
-    result = _whiten_stack(stack, rcond)
-    result = result.reshape(scaled.shape).astype(x.dtype)
+    result = fn(stack, rcond).reshape(scaled.shape).astype(x.dtype)
     return result if wide is x else adjoint(result)
 
 
-@functools.partial(jax.jit, static_argnames="rank")
-def _polar_by_randomized_svd(
-    x: jax.Array, rank: int, key: jax.Array, power_iterations: jax.typing.ArrayLike
-) -> jax.Array:
-    wide = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
-    scaled = unit_scale(wide)
-
-    def orthonormal(y: jax.Array) -> jax.Array:
-        return jnp.linalg.qr(y)[0]
-
-    def power_iteration(_: jax.Array, q: jax.Array) -> jax.Array:
-        return orthonormal(product(scaled, orthonormal(product(adjoint(scaled), q))))
-
-    sketch = jax.random.normal(key, (*x.shape[:-2], wide.shape[-1], rank), scaled.dtype)
-    q = orthonormal(product(scaled, sketch))
-    q = lax.fori_loop(0, power_iterations, power_iteration, q)
-    inner = polar_by_eigh(product(adjoint(q), scaled))
-    result = product(q, inner).astype(x.dtype)
-    return result if wide is x else adjoint(result)
-
-
-@jax.custom_batching.custom_vmap
-def _whiten_stack(stack: jax.Array, rcond: jax.Array) -> jax.Array:
-    if len(stack) == 1:
-        return _whiten(stack[0], rcond[0])[None]
-    return _whiten(stack, rcond)
-
-
-def _whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
+def _whitened(x: jax.Array, rcond: jax.Array) -> jax.Array:
     if jnp.finfo(x.dtype).bits > 32:
         return iterated_eigh.whiten(x, rcond)
     # A CPU has float64 at half the speed of float32, which beats several passes;
@@ -242,19 +210,44 @@ def _whiten(x: jax.Array, rcond: jax.Array) -> jax.Array:
     )
 
 
-# Left to itself, vmap would run every branch of every pass for every matrix, and with
-# several decompositions at once XLA's thread pool was seen to lock up on two cores.
-@_whiten_stack.def_vmap
-def _whiten_stack_under_vmap(
-    axis_size: int, in_batched: list[bool], stack: jax.Array, rcond: jax.Array
-) -> tuple[jax.Array, bool]:
-    if not in_batched[0]:
-        stack = jnp.broadcast_to(stack, (axis_size, *stack.shape))
-    if not in_batched[1]:
-        rcond = jnp.broadcast_to(rcond, (axis_size, *rcond.shape))
-    flat = _whiten_stack(stack.reshape(-1, *stack.shape[2:]), rcond.reshape(-1))
-    return flat.reshape(stack.shape), True
+def _without_small_directions(x: jax.Array, rcond: jax.Array) -> jax.Array:
+    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+    keep = s > rcond * s[0]
+    # NaN is kept: a comparison would turn it into a dropped direction.
+    return product(u * jnp.where(jnp.isnan(s), s, keep), vh)
 
 
-def _default_rcond(dtype: jax.typing.DTypeLike) -> float:
-    return 4 * float(jnp.finfo(dtype).eps)
+_by_eigh = one_by_one(_whitened, iterated_eigh.whiten)
+_by_svd = one_by_one(_without_small_directions)
+
+
+@functools.partial(jax.jit, static_argnames="rank")
+def _polar_by_randomized_svd(
+    x: jax.Array, rank: int, key: jax.Array, power_iterations: jax.typing.ArrayLike
+) -> jax.Array:
+    if x.size == 0:
+        return x
+    wide = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
+    scaled = unit_scale(wide)
+    sketch = jax.random.normal(key, (*x.shape[:-2], wide.shape[-1], rank), scaled.dtype)
+    stacks = [y.reshape(-1, *y.shape[-2:]) for y in (scaled, sketch)]
+    iterations = jnp.broadcast_to(power_iterations, len(stacks[0]))
+    result = _by_sketch(*stacks, iterations).reshape(wide.shape).astype(x.dtype)
+    return result if wide is x else adjoint(result)
+
+
+def _leading_directions(
+    x: jax.Array, sketch: jax.Array, power_iterations: jax.Array
+) -> jax.Array:
+    def orthonormal(y: jax.Array) -> jax.Array:
+        return jnp.linalg.qr(y)[0]
+
+    def power_iteration(_: jax.Array, q: jax.Array) -> jax.Array:
+        return orthonormal(product(x, orthonormal(product(adjoint(x), q))))
+
+    q = orthonormal(product(x, sketch))
+    q = lax.fori_loop(0, power_iterations, power_iteration, q)
+    return product(q, polar_by_eigh(product(adjoint(q), x)))
+
+
+_by_sketch = one_by_one(_leading_directions)

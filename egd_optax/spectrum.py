@@ -8,6 +8,7 @@ import optax
 
 from egd_optax.linear_algebra import at_least_float32
 from egd_optax.matrices import WeightDimensionNumbers, matrix_layouts, to_matrices
+from egd_optax.one_by_one import one_by_one
 
 
 def singular_values(
@@ -107,6 +108,9 @@ def _per_matrix(
             continue
         matrices = to_matrices(leaf, layout)
         wide = matrices.astype(at_least_float32(matrices.dtype))
-        values = fn(jnp.linalg.svd(wide, compute_uv=False))
+        values = fn(_singular_values(wide))
         results.append(values if len(layout.axes) > 2 else values[0])
     return jax.tree.unflatten(treedef, results)
+
+
+_singular_values = one_by_one(lambda x: jnp.linalg.svd(x, compute_uv=False))

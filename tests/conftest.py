@@ -26,8 +26,8 @@ def rng():
     return np.random.default_rng(0)
 
 
-# Programs that test_sharding.py starts in processes of their own.
-collect_ignore = ["eight_devices.py", "two_processes.py"]
+# Programs that tests start in processes of their own.
+collect_ignore = ["eight_devices.py", "two_threads.py", "two_processes.py"]
 
 # Without Flax, what remains are the tests of the library: those of its wheel alone.
 if importlib.util.find_spec("flax") is None:

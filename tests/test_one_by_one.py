@@ -1,0 +1,53 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from egd_optax.one_by_one import one_by_one
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="only Linux binds to processors"
+)
+def test_two_threads_are_enough():
+    # Batched calls stand still here, for good.
+    program = Path(__file__).parent / "two_threads.py"
+    answer = subprocess.run(
+        [sys.executable, program],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    assert answer.stdout == "done\n"
+
+
+def test_what_belongs_to_a_matrix_goes_with_it(rng):
+    x, factor = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 3))
+    x, factor = x.astype(np.float32), factor.astype(np.float32)
+    of_stack = one_by_one(lambda x, factor: (factor * x.T, jnp.sum(x)))
+    for mapped in (jax.vmap(of_stack), jax.jit(jax.vmap(of_stack))):
+        products, sums = mapped(x, factor)
+        np.testing.assert_allclose(products, factor[..., None, None] * x.mT, rtol=1e-6)
+        np.testing.assert_allclose(sums, x.sum(axis=(2, 3)), rtol=1e-5)
+    # One of them the same for all.
+    products, _ = jax.vmap(of_stack, in_axes=(0, None))(x, factor[0])
+    np.testing.assert_allclose(products, factor[0, :, None, None] * x.mT, rtol=1e-6)
+
+
+def test_it_is_traced_for_one_matrix_at_a_time():
+    shapes = []
+
+    def recorded(x):
+        shapes.append(x.shape)
+        return x
+
+    jax.jit(one_by_one(recorded)).lower(jnp.ones((6, 2, 3)))
+    assert set(shapes) == {(2, 3)}
