@@ -80,11 +80,11 @@ GRIDS: dict[str, dict[str, Grid]] = {
 } | {
     "transformer": {
         "egd": {
-            "learning_rate": (0.1,),
+            "learning_rate": (0.05, 0.1),
             "adam_learning_rate": (0.001, 0.03),
-            "halving_steps": (300,),
-            "momentum": (0.5, 0.9),
-            "first_shrinkage": (0.01, 0.02),
+            "halving_steps": (150, 300),
+            "momentum": (0.9,),
+            "first_shrinkage": (0.025,),
         },
         "muon": {"learning_rate": (0.02, 0.05), "weight_decay": (0.1, 1.0)},
         "adamw": {"learning_rate": (0.001, 0.003), "weight_decay": (1.0, 3.0)},
