@@ -1,5 +1,6 @@
 """A run that is killed and started again gives the history of an undisturbed one."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -49,7 +50,11 @@ print("events", events)
 
 def drive(moment, out):
     command = [sys.executable, "-c", DRIVER, str(moment), *COMMAND, "--out", out]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    # Without the remarks of XLA on programs from the compilation cache.
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def call(monkeypatch, *arguments):
