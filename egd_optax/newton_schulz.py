@@ -50,7 +50,7 @@ def polar_by_newton_schulz(
         axes.
       steps: number of steps, a static integer.
       dtype: the dtype computed in; None takes that of ``x``, at least float32. The
-        cheap mode is ``steps=5, dtype=jnp.bfloat16``: its error is 0.03 at a condition
+        cheap mode is ``steps=5, dtype=jnp.bfloat16``: its error is 0.02 at a condition
         number of 10, 0.08 at 100.
 
     Returns:
