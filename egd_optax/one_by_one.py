@@ -16,7 +16,7 @@ def one_by_one(
     On a CPU ``fn`` gets one after another, under ``vmap`` too. jaxlib (0.10) shares a
     batched LAPACK call out over the threads of XLA's pool and waits for them in a
     thread of that pool: when as many such calls run at once as it has threads, all wait
-    for good. It was seen with two shapes in a tree on two cores. (On very many cores
+    for good. It was seen with four shapes in a tree on two cores. (On very many cores
     the same sharing out corrupts the heap, jax-ml/jax#39292.)
 
     Elsewhere ``batched`` gets the whole stack; None takes ``jax.vmap(fn)``.

@@ -149,10 +149,7 @@ def lines(
         axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.set_title(title, loc="left")
-    _legend(axes)
+    _caption(axes, x_label, y_label, title)
     return figure
 
 
@@ -166,11 +163,15 @@ def marks(
         axes.plot(*found.T, mark, color=color, ms=7, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _caption(axes, x_label, y_label, title)
+    return figure
+
+
+def _caption(axes: Axes, x_label: str, y_label: str, title: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_title(title, loc="left")
     _legend(axes)
-    return figure
 
 
 def save(figure: Figure, path: Path) -> None:
