@@ -1,5 +1,6 @@
 """Optax gradient transformations that remove the grokking plateau."""
 
+from egd_optax.arguments import ArgumentError
 from egd_optax.columns import normalize_by_column_norm
 from egd_optax.constraints import clip_weight_row_norms, orthogonal_gradient
 from egd_optax.egalitarian import egd, scale_by_egd
@@ -34,6 +35,7 @@ from egd_optax.switching import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
     "GrokfastEMAState",
     "GrokfastMAState",
     "ScaleByRandomizedEGDState",

@@ -35,7 +35,7 @@ def normalize_by_column_norm(
       A stateless gradient transformation.
 
     Raises:
-      ValueError: at ``update``, where dimension numbers do not fit a leaf.
+      ArgumentError: at ``update``, where dimension numbers do not fit a leaf.
 
     Example:
       >>> import jax.numpy as jnp

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.arguments import ArgumentError
 from egd_optax.linear_algebra import at_least_float32, column_norms
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 
@@ -28,7 +29,7 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
       restored, as some implementations do.
 
     Raises:
-      ValueError: at ``update``, if ``params`` is missing.
+      ArgumentError: at ``update``, if ``params`` is missing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,7 +62,7 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
         if params is None:
-            raise ValueError(
+            raise ArgumentError(
                 "orthogonal_gradient needs tx.update(grads, state, params)"
             )
         return jax.tree.map(project, updates, params), state
@@ -96,7 +97,7 @@ def clip_weight_row_norms(
       keep shape and dtype, so that the bound holds to the rounding of that dtype.
 
     Raises:
-      ValueError: at ``update``, if ``params`` is missing or dimension numbers do not
+      ArgumentError: at ``update``, if ``params`` is missing or dimension numbers do not
         fit a leaf.
 
     Example:
@@ -138,7 +139,7 @@ def clip_weight_row_norms(
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
         if params is None:
-            raise ValueError(
+            raise ArgumentError(
                 "clip_weight_row_norms needs tx.update(grads, state, params)"
             )
         moved = jax.tree.map(add, params, updates)

@@ -47,7 +47,7 @@ def scale_by_egd(
       A stateless gradient transformation. Updates keep shape and dtype.
 
     Raises:
-      ValueError: at ``update``, where dimension numbers do not fit a leaf; the message
+      ArgumentError: at ``update``, where dimension numbers do not fit a leaf; the message
         names it.
 
     Example:
@@ -143,7 +143,7 @@ def egd(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ValueError: if ``params`` is missing at ``update``, or dimension numbers do not
+      ArgumentError: if ``params`` is missing at ``update``, or dimension numbers do not
         fit a leaf.
 
     Example:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from egd_optax.arguments import ArgumentError
+
 
 def flax_dimension_numbers(
     params: optax.Params,
@@ -56,7 +58,7 @@ def flax_dimension_numbers(
       A tree of ``optax.contrib.MuonDimensionNumbers`` and None, one a leaf.
 
     Raises:
-      ValueError: a leaf of two or more axes that no rule fits; the message has its
+      ArgumentError: a leaf of two or more axes that no rule fits; the message has its
         path and shape, and what to do.
 
     Example:
@@ -89,8 +91,8 @@ def flax_dimension_numbers(
             raise refusal(path, leaf, layers, bias)
         return None
 
-    def refusal(path: Any, leaf: Any, layers: int, bias: int | None) -> ValueError:
-        return ValueError(
+    def refusal(path: Any, leaf: Any, layers: int, bias: int | None) -> ArgumentError:
+        return ArgumentError(
             f"leaf {jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)}, with "
             f"{layers} leading layer axes and "
             f"{'no bias' if bias is None else f'a bias of {bias} axes'}, is no matrix "

@@ -1,6 +1,5 @@
 """Grokfast: low-pass filters that amplify the slow part of the gradient."""
 
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from egd_optax.arguments import ArgumentError, checked_count
 from egd_optax.linear_algebra import at_least_float32
 
 
@@ -113,8 +113,8 @@ def grokfast_ma(
       A gradient transformation.
 
     Raises:
-      ValueError: ``window_size`` is below one, or ``filter_type`` is unknown.
-      TypeError: ``window_size`` is traced or no integer.
+      ArgumentError: ``window_size`` is below one, or ``filter_type`` is unknown.
+      ArgumentError: ``window_size`` is traced or no integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,12 +131,12 @@ def grokfast_ma(
     arXiv 2405.20233.
     """
     if filter_type not in ("mean", "sum"):
-        raise ValueError(f"filter_type must be 'mean' or 'sum', got {filter_type!r}")
+        raise ArgumentError(f"filter_type must be 'mean' or 'sum', got {filter_type!r}")
     if not isinstance(window_size, jax.core.Tracer):
-        _check_window(window_size)
+        checked_count("window_size", window_size)
 
     def init_fn(params: optax.Params) -> GrokfastMAState:
-        size = _check_window(window_size)
+        size = checked_count("window_size", window_size)
         queue = jax.tree.map(lambda p: jnp.zeros((size, *p.shape), p.dtype), params)
         zeros = _zeros_like(params)
         return GrokfastMAState(jnp.zeros([], jnp.int32), queue, zeros, zeros)
@@ -182,20 +182,6 @@ def grokfast_ma(
         return updates, GrokfastMAState(count, queue, total, fresh)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_window(window_size: int) -> int:
-    try:
-        size = operator.index(window_size)
-    except TypeError as error:
-        raise TypeError(
-            "grokfast_ma needs a static integer window_size (under "
-            "optax.inject_hyperparams: static_args='window_size'), "
-            f"got {window_size!r}"
-        ) from error
-    if size < 1:
-        raise ValueError(f"window_size must be at least 1, got {size}")
-    return size
 
 
 def _zeros_like(params: optax.Params) -> optax.Updates:

@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from egd_optax.arguments import ArgumentError
+
 # A tree (or a prefix of one) of MuonDimensionNumbers and None, or a function from the
 # tree of arrays to such a tree; None stands for the default rule.
 WeightDimensionNumbers = Any
@@ -139,8 +141,8 @@ def _broadcast(numbers: Any, tree: Any) -> list[MuonDimensionNumbers | None]:
 
 
 def _layout(path: str, x: jax.Array, number: MuonDimensionNumbers) -> MatrixLayout:
-    def fail(reason: str) -> ValueError:
-        return ValueError(f"leaf {path} of shape {jnp.shape(x)}: {number} {reason}")
+    def fail(reason: str) -> ArgumentError:
+        return ArgumentError(f"leaf {path} of shape {jnp.shape(x)}: {number} {reason}")
 
     if not isinstance(number, MuonDimensionNumbers):
         raise fail("is neither MuonDimensionNumbers nor None")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax import polar_express
+from egd_optax.arguments import ArgumentError, checked_count, checked_matrix
 from egd_optax.linear_algebra import (
     adjoint,
     at_least_float32,
@@ -14,7 +15,6 @@ from egd_optax.linear_algebra import (
     product,
     unit_scale,
 )
-from egd_optax.polar import checked_count, checked_matrix
 
 Coefficients = tuple[float, float, float]
 
@@ -58,8 +58,8 @@ def polar_by_newton_schulz(
       NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
 
     Raises:
-      ValueError: ``x`` has fewer than two axes, or ``steps`` is below one.
-      TypeError: ``x`` is neither floating nor complex, ``steps`` is no static integer,
+      ArgumentError: ``x`` has fewer than two axes, or ``steps`` is below one.
+      ArgumentError: ``x`` is neither floating nor complex, ``steps`` is no static integer,
         or ``dtype`` does not hold numbers like those of ``x``.
 
     Example:
@@ -84,7 +84,7 @@ def _working_dtype(
         return at_least_float32(x.dtype)
     kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
     if not jnp.issubdtype(dtype, kind):
-        raise TypeError(
+        raise ArgumentError(
             f"a {x.dtype} matrix needs a {kind.__name__} dtype, got {dtype}"
         )
     return jnp.dtype(dtype)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.arguments import ArgumentError
 from egd_optax.linear_algebra import adjoint, at_least_float32, gram_matrix
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 from egd_optax.one_by_one import one_by_one
@@ -43,7 +44,7 @@ def add_frobenius_penalty(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ValueError: at ``update``, if ``params`` is missing.
+      ArgumentError: at ``update``, if ``params`` is missing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,7 +92,7 @@ def add_nuclear_norm_penalty(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ValueError: at ``update``, if ``params`` is missing or dimension numbers do not
+      ArgumentError: at ``update``, if ``params`` is missing or dimension numbers do not
         fit a leaf.
 
     Example:
@@ -149,7 +150,7 @@ def add_log_det_penalty(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ValueError: at ``update``, if ``params`` is missing or dimension numbers do not
+      ArgumentError: at ``update``, if ``params`` is missing or dimension numbers do not
         fit a leaf.
 
     Example:
@@ -263,7 +264,9 @@ def _add_to_gradient(
     ) -> tuple[optax.Updates, optax.OptState]:
         del extra_args
         if params is None:
-            raise ValueError("a weight penalty needs tx.update(grads, state, params)")
+            raise ArgumentError(
+                "a weight penalty needs tx.update(grads, state, params)"
+            )
         factor = strength
         if callable(strength):
             factor = strength(state.count)

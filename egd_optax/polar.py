@@ -1,7 +1,6 @@
 """Polar factor U Vᴴ of a matrix X = U S Vᴴ: every singular value replaced by one."""
 
 import functools
-import operator
 from collections.abc import Callable
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from egd_optax import double_precision, iterated_eigh
+from egd_optax.arguments import checked_count, checked_matrix
 from egd_optax.linear_algebra import adjoint, product, unit_scale
 from egd_optax.one_by_one import one_by_one
 
@@ -51,8 +51,8 @@ def polar_by_eigh(
       NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
 
     Raises:
-      ValueError: ``x`` has fewer than two axes.
-      TypeError: ``x`` is neither floating nor complex.
+      ArgumentError: ``x`` has fewer than two axes.
+      ArgumentError: ``x`` is neither floating nor complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -84,8 +84,8 @@ def polar_by_svd(
       U Vᴴ for X = U S Vᴴ, of the shape and dtype of ``x``.
 
     Raises:
-      ValueError: ``x`` has fewer than two axes.
-      TypeError: ``x`` is neither floating nor complex.
+      ArgumentError: ``x`` has fewer than two axes.
+      ArgumentError: ``x`` is neither floating nor complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -133,8 +133,8 @@ def polar_by_randomized_svd(
       NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
 
     Raises:
-      ValueError: ``x`` has fewer than two axes, or ``rank`` is below one.
-      TypeError: ``x`` is neither floating nor complex, or ``rank`` is no static
+      ArgumentError: ``x`` has fewer than two axes, or ``rank`` is below one.
+      ArgumentError: ``x`` is neither floating nor complex, or ``rank`` is no static
         integer.
 
     Example:
@@ -154,30 +154,6 @@ def polar_by_randomized_svd(
     if rank >= min(x.shape[-2:]):
         return polar_by_eigh(x)
     return _polar_by_randomized_svd(x, rank, key, power_iterations)
-
-
-def checked_matrix(x: jax.typing.ArrayLike) -> jax.Array:
-    """X as an array, refused if it is no matrix of floating numbers."""
-    x = jnp.asarray(x)
-    if x.ndim < 2:
-        raise ValueError(f"a polar factor needs an array (..., m, n), got {x.shape=}")
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise TypeError(f"a polar factor needs a floating dtype, got {x.dtype}")
-    return x
-
-
-def checked_count(name: str, value: int) -> int:
-    """An argument as an int, refused if it is traced, no integer or below one."""
-    try:
-        count = operator.index(value)
-    except TypeError as error:
-        raise TypeError(
-            f"{name} must be a static integer (under optax.inject_hyperparams: "
-            f"static_args={name!r}), got {value!r}"
-        ) from error
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
-    return count
 
 
 # Outside of jit, loops would be compiled anew at every call.

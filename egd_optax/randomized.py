@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.arguments import checked_count
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
-from egd_optax.polar import checked_count, polar_by_randomized_svd
+from egd_optax.polar import polar_by_randomized_svd
 
 
 class ScaleByRandomizedEGDState(NamedTuple):
@@ -48,9 +49,9 @@ def scale_by_randomized_egd(
       A gradient transformation. Updates keep shape and dtype.
 
     Raises:
-      ValueError: ``rank`` is below one; at ``update``, where dimension numbers do not
+      ArgumentError: ``rank`` is below one; at ``update``, where dimension numbers do not
         fit a leaf.
-      TypeError: ``rank`` is no integer; at ``init`` or ``update``, where it is traced.
+      ArgumentError: ``rank`` is no integer; at ``init`` or ``update``, where it is traced.
 
     Example:
       >>> import jax.numpy as jnp

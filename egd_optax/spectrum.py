@@ -28,7 +28,7 @@ def singular_values(
       ``jax.tree.leaves`` has one entry a matrix.
 
     Raises:
-      ValueError: dimension numbers do not fit a leaf.
+      ArgumentError: dimension numbers do not fit a leaf.
 
     Example:
       >>> import jax.numpy as jnp

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from egd_optax.arguments import ArgumentError
 from egd_optax.penalties import add_frobenius_penalty
 
 
@@ -45,7 +46,7 @@ def switch_on_metric(
       A gradient transformation that passes all extra arguments on.
 
     Raises:
-      ValueError: at ``update``, that is at trace time, if the metric is not passed or
+      ArgumentError: at ``update``, that is at trace time, if the metric is not passed or
         not a scalar.
 
     Example:
@@ -82,14 +83,14 @@ def switch_on_metric(
     ) -> tuple[optax.Updates, SwitchOnMetricState]:
         if metric not in extra_args:
             passed = ", ".join(sorted(extra_args)) or "none"
-            raise ValueError(
+            raise ArgumentError(
                 f"switch_on_metric watches {metric!r}, which update was not given: "
                 f"call tx.update(grads, state, params, {metric}=...) "
                 f"(extra arguments passed: {passed})"
             )
         value = jnp.asarray(extra_args[metric])
         if value.ndim:
-            raise ValueError(
+            raise ArgumentError(
                 f"switch_on_metric needs a scalar {metric!r}, got shape {value.shape}"
             )
         switched = state.switched | (value >= threshold)
@@ -132,7 +133,7 @@ def delayed_frobenius_penalty(
       A gradient transformation whose ``update`` needs ``params`` and the metric.
 
     Raises:
-      ValueError: at ``update``, if ``params`` or the metric is missing.
+      ArgumentError: at ``update``, if ``params`` or the metric is missing.
 
     Example:
       >>> import jax.numpy as jnp
