@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.linear_algebra import at_least_float32, column_norms
+from egd_optax.linear_algebra import at_least_float32, unit_columns
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 
 
@@ -52,10 +52,9 @@ def normalize_by_column_norm(
     """
 
     def normalize(x: jax.Array) -> jax.Array:
-        wide = x.astype(at_least_float32(x.dtype))
-        norm = column_norms(wide)
-        least = jnp.maximum(norm, jnp.asarray(floor, norm.dtype))
-        return (wide / jnp.where(least > 0, least, 1)).astype(x.dtype)
+        scaled, norm, scale = unit_columns(x.astype(at_least_float32(x.dtype)))
+        least = jnp.maximum(norm, jnp.asarray(floor, norm.dtype) / scale)
+        return (scaled / jnp.where(least > 0, least, 1)).astype(x.dtype)
 
     def update_fn(
         updates: optax.Updates,

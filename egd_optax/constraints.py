@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.arguments import ArgumentError
-from egd_optax.linear_algebra import at_least_float32, column_norms
+from egd_optax.linear_algebra import (
+    at_least_float32,
+    largest_magnitude,
+    power_of_two,
+    unit_columns,
+)
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 
 
@@ -47,12 +52,12 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
     def project(g: jax.Array, w: jax.Array) -> jax.Array:
         dtype = at_least_float32(jnp.promote_types(g.dtype, w.dtype))
         wide, direction = g.astype(dtype), w.astype(dtype)
-        # Squares of numbers beyond 1e19 overflow in float32, those below 1e-19 vanish.
-        largest = jnp.max(jnp.abs(direction), initial=0)
-        direction = direction / jnp.where(largest < jnp.finfo(dtype).tiny, 1, largest)
+        scale = power_of_two(largest_magnitude(wide))
+        wide = wide / scale
+        direction = direction / power_of_two(largest_magnitude(direction))
         length = jnp.sum(direction * direction)
         along = jnp.sum(direction * wide) / jnp.where(length == 0, 1, length)
-        return (wide - along * direction).astype(g.dtype)
+        return (scale * (wide - along * direction)).astype(g.dtype)
 
     def update_fn(
         updates: optax.Updates,
@@ -115,17 +120,16 @@ def clip_weight_row_norms(
     a largest norm of 2 on the decoder's matrices, embeddings left out.
     """
 
-    def factors(x: jax.Array) -> jax.Array:
-        norm = column_norms(x)
-        bound = jnp.asarray(max_norm, norm.dtype)
-        # Over itself the bound is exactly one, whatever it is but zero.
-        largest = jnp.maximum(norm, bound)
-        factor = bound / jnp.where(largest == 0, 1, largest)
-        return jnp.broadcast_to(factor, x.shape)
+    def factors(halves: jax.Array) -> jax.Array:
+        _, norm, scale = unit_columns(halves)
+        bound = jnp.asarray(max_norm, norm.dtype) / 2 / scale
+        factor = jnp.where(norm <= bound, 1, bound / norm)
+        return jnp.broadcast_to(factor, halves.shape)
 
-    def add(w: jax.Array, u: jax.Array) -> jax.Array:
+    def add_halves(w: jax.Array, u: jax.Array) -> jax.Array:
+        # The sum itself may be more than the dtype holds.
         wide = w.astype(at_least_float32(w.dtype))
-        return wide + u.astype(wide.dtype)
+        return wide / 2 + u.astype(wide.dtype) / 2
 
     def clip(u: jax.Array, w: jax.Array, c: jax.Array) -> jax.Array:
         # (w + u) c - w would round away what a small update changes.
@@ -142,7 +146,7 @@ def clip_weight_row_norms(
             raise ArgumentError(
                 "clip_weight_row_norms needs tx.update(grads, state, params)"
             )
-        moved = jax.tree.map(add, params, updates)
+        moved = jax.tree.map(add_halves, params, updates)
         c = map_matrices(
             factors, moved, weight_dimension_numbers, otherwise=jnp.ones_like
         )

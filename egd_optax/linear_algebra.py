@@ -26,13 +26,33 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
 def unit_scale(x: jax.Array) -> jax.Array:
     """Each matrix over a power of two, entries below four, in at least float32."""
     x = x.astype(at_least_float32(x.dtype))
-    largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    # A matrix of subnormal numbers is flushed to zero by the hardware: dividing by
-    # its scale would give NaN.
-    largest = jnp.where(largest < jnp.finfo(x.dtype).tiny, 1, largest)
-    # A power of two rounds nothing. Neither it nor its inverse may be subnormal.
-    mantissa = jnp.frexp(largest)[0]
-    return x / (largest / jnp.where(largest > 1, 4 * mantissa, mantissa))
+    return x / power_of_two(largest_magnitude(x, axis=(-2, -1)))
+
+
+def power_of_two(number: jax.Array) -> jax.Array:
+    """A power of two over which a number is at least 1/2 and below four.
+
+    To divide by it rounds nothing, while squares beyond 1e19 overflow in float32 and
+    those below 1e-19 vanish.
+    """
+    # Subnormal numbers are flushed to zero by the hardware: to divide by their scale
+    # would give NaN.
+    number = jnp.where(number < jnp.finfo(number.dtype).tiny, 1, number)
+    # XLA divides by multiplying: neither the scale nor its inverse may be subnormal.
+    mantissa = jnp.frexp(number)[0]
+    return number / jnp.where(number > 1, 4 * mantissa, mantissa)
+
+
+def largest_magnitude(
+    x: jax.Array, axis: int | tuple[int, ...] | None = None
+) -> jax.Array:
+    """The largest entry, of real and imaginary parts; zero where there is none."""
+    # The absolute value of a complex number can overflow.
+    parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    return functools.reduce(
+        jnp.maximum,
+        (jnp.max(jnp.abs(part), axis=axis, keepdims=True, initial=0) for part in parts),
+    )
 
 
 def gram_matrix(x: jax.Array) -> jax.Array:
@@ -45,9 +65,11 @@ def real_diagonal(gram: jax.Array) -> jax.Array:
     return jnp.diagonal(gram, axis1=-2, axis2=-1).real
 
 
-def column_norms(x: jax.Array) -> jax.Array:
-    """L2 norm of each column ``(..., m, n)``, as an array ``(..., 1, n)``."""
-    # Squares of numbers beyond 1e19 overflow in float32, those below 1e-19 vanish.
-    scale = jnp.max(jnp.abs(x), axis=-2, keepdims=True)
-    scale = jnp.where(scale > 0, scale, 1)
-    return scale * jnp.linalg.norm(x / scale, axis=-2, keepdims=True)
+def unit_columns(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Each column ``(..., m, n)`` over a power of two, its L2 norm then, the power.
+
+    The norm itself may be more than the dtype holds.
+    """
+    scale = power_of_two(largest_magnitude(x, axis=-2))
+    scaled = x / scale
+    return scaled, jnp.linalg.norm(scaled, axis=-2, keepdims=True), scale

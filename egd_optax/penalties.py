@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.arguments import ArgumentError
-from egd_optax.linear_algebra import adjoint, at_least_float32, gram_matrix
+from egd_optax.linear_algebra import (
+    adjoint,
+    at_least_float32,
+    gram_matrix,
+    largest_magnitude,
+    power_of_two,
+)
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 from egd_optax.one_by_one import one_by_one
 from egd_optax.polar import polar_by_eigh
@@ -58,9 +64,7 @@ def add_frobenius_penalty(
     Source: *A Simple Method for Accelerating Grokking* (LessWrong), where it is added
     once the training data is memorized: :func:`egd_optax.delayed_frobenius_penalty`.
     """
-    return _add_to_gradient(
-        lambda params: jax.tree.map(lambda p: 2 * p, params), strength, mask
-    )
+    return _add_to_gradient(lambda params: params, strength, mask, factor=2)
 
 
 def add_nuclear_norm_penalty(
@@ -221,8 +225,8 @@ def delayed_onset(
 
 def _log_det_direction(w: jax.Array, eps: jax.Array) -> jax.Array:
     """2 (W Wᴴ + ε I)⁻¹ W of one wide matrix."""
-    # Squares must neither overflow nor vanish; over √ε, ε cannot either.
-    scale = jnp.maximum(jnp.max(jnp.abs(w)), jnp.sqrt(eps))
+    # Over √ε, ε neither overflows nor vanishes.
+    scale = power_of_two(jnp.maximum(largest_magnitude(w), jnp.sqrt(eps)))
     w = w / scale
     gram = gram_matrix(w)
     least = 16 * jnp.finfo(w.dtype).eps * jnp.trace(gram).real
@@ -247,8 +251,9 @@ def _add_to_gradient(
     direction: Callable[[optax.Params], optax.Updates],
     strength: optax.ScalarOrSchedule,
     mask: Mask | None,
+    factor: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adds ``strength * direction(params)`` to the updates."""
+    """Adds ``factor * strength * direction(params)`` to the updates."""
 
     def init_fn(params: optax.Params) -> optax.OptState:
         del params
@@ -267,14 +272,15 @@ def _add_to_gradient(
             raise ArgumentError(
                 "a weight penalty needs tx.update(grads, state, params)"
             )
-        factor = strength
+        value = strength
         if callable(strength):
-            factor = strength(state.count)
+            value = strength(state.count)
             state = WeightPenaltyState(optax.safe_increment(state.count))
 
         def add(g: jax.Array, d: jax.Array) -> jax.Array:
             dtype = at_least_float32(g.dtype)
-            return (g.astype(dtype) + factor * d.astype(dtype)).astype(g.dtype)
+            # Twice the weights may be more than the dtype holds.
+            return (g.astype(dtype) + factor * value * d.astype(dtype)).astype(g.dtype)
 
         return jax.tree.map(add, updates, direction(params)), state
 

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.linear_algebra import at_least_float32
+from egd_optax.linear_algebra import (
+    at_least_float32,
+    largest_magnitude,
+    power_of_two,
+)
 from egd_optax.matrices import WeightDimensionNumbers, matrix_layouts, to_matrices
 from egd_optax.one_by_one import one_by_one
 
@@ -45,6 +49,8 @@ def condition_numbers(
 ) -> optax.Params:
     r"""Condition number σ_max / σ_min of every matrix; infinite where σ_min is zero.
 
+    A matrix without entries has 0.
+
     Arguments, errors and the shape of the tree are those of :func:`singular_values`,
     with a scalar (or one number a matrix of a batch) for each matrix.
 
@@ -56,7 +62,8 @@ def condition_numbers(
     """
 
     def condition(s: jax.Array) -> jax.Array:
-        largest, smallest = s[..., 0], s[..., -1]
+        largest = jnp.max(s, axis=-1, initial=0)
+        smallest = jnp.min(s, axis=-1, initial=jnp.inf)
         ratio = largest / jnp.where(smallest == 0, 1, smallest)
         return jnp.where(smallest == 0, jnp.inf, ratio)
 
@@ -86,6 +93,7 @@ def effective_ranks(
     """
 
     def effective_rank(s: jax.Array) -> jax.Array:
+        s = s / power_of_two(largest_magnitude(s, axis=-1))
         total = jnp.sum(s, axis=-1, keepdims=True)
         p = s / jnp.where(total == 0, 1, total)
         entropy = jnp.sum(jax.scipy.special.entr(p), axis=-1)

@@ -22,7 +22,7 @@ def test_without_a_floor_zero_stays_zero_and_scale_does_not_matter(rng):
     x[:, 2] = 0
     expected = normalize(jnp.asarray(x), floor=0.0)
     assert np.all(expected[:, 2] == 0)
-    for scale in (1e-30, 1e30):
+    for scale in (1e-35, 1e-30, 1e30, 1e38):
         scaled = normalize(jnp.asarray(x * np.float32(scale)), floor=0.0)
         np.testing.assert_allclose(scaled, expected, rtol=1e-5)
 

@@ -119,6 +119,16 @@ def test_the_bound_holds_in_bfloat16_to_its_rounding(rng):
     )
 
 
+def test_sums_beyond_the_largest_number_do_not_matter():
+    # Inner products, norms and moved weights, each more than float32 holds.
+    w = jnp.full((4, 2), 3e38)
+    along = updated(orthogonal_gradient(), w, jnp.ones_like(w))
+    np.testing.assert_array_equal(along, 0)
+    for bound in (2.0, 3e38):
+        updates = updated(clip_weight_row_norms(bound), w, w)
+        np.testing.assert_allclose(w + updates, bound / 2, rtol=1e-6, atol=3e31)
+
+
 @pytest.mark.parametrize("tx", [orthogonal_gradient(), clip_weight_row_norms(2.0)])
 def test_parameters_are_asked_for(tx, tree):
     with pytest.raises(ValueError, match=r"tx\.update\(grads, state, params\)"):

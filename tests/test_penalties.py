@@ -153,3 +153,14 @@ def test_a_delayed_penalty_is_frobenius_under_a_schedule(params):
         updates, state = tx.update(zeros, state, params)
         factor = -0.02 if step >= 2 else 0.0
         assert_same(updates, jax.tree.map(lambda p, f=factor: f * p, params))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize(("dtype", "size"), [(jnp.float32, 3e38), (jnp.float16, 6e4)])
+def test_a_weak_penalty_of_the_largest_weights_is_finite(penalty, dtype, size):
+    w = {"kernel": jnp.full((2, 3), size, dtype)}
+    updates = added(penalty(1e-3), w)
+    assert updates["kernel"].dtype == dtype
+    assert np.all(np.isfinite(updates["kernel"]))
+    if penalty is add_frobenius_penalty:
+        np.testing.assert_allclose(updates["kernel"], 2e-3 * size, rtol=1e-3)
