@@ -23,8 +23,8 @@ class GrokfastMAState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     queue: optax.Updates  # (window_size, *shape) of each parameter, in its dtype
-    total: optax.Updates  # sum of the queue, at least float32
-    fresh: optax.Updates  # sum since the queue was last filled from its start
+    mean: optax.Updates  # sum of the queue over its size, at least float32
+    fresh: optax.Updates  # the same since the queue was last filled from its start
 
 
 def grokfast_ema(
@@ -154,32 +154,33 @@ def grokfast_ma(
         size = leaves[0].shape[0]
         slot = state.count % size
 
-        # Adding and subtracting for ever would gather rounding errors. A sum begun
-        # anew with every round of the queue takes over at its end.
-        total = jax.tree.map(
-            lambda s, q, g: s + g.astype(s.dtype) - q[slot].astype(s.dtype),
-            state.total,
+        # Adding and subtracting for ever would gather rounding errors. A mean begun
+        # anew with every round of the queue takes over at its end. The sum of large
+        # gradients may be more than the dtype holds.
+        mean = jax.tree.map(
+            lambda m, q, g: (
+                m + g.astype(m.dtype) / size - q[slot].astype(m.dtype) / size
+            ),
+            state.mean,
             state.queue,
             updates,
         )
         fresh = jax.tree.map(
-            lambda s, g: jnp.where(slot == 0, 0, s) + g.astype(s.dtype),
+            lambda m, g: jnp.where(slot == 0, 0, m) + g.astype(m.dtype) / size,
             state.fresh,
             updates,
         )
-        total = jax.tree.map(
-            lambda t, f: jnp.where(slot == size - 1, f, t), total, fresh
-        )
+        mean = jax.tree.map(lambda m, f: jnp.where(slot == size - 1, f, m), mean, fresh)
         queue = jax.tree.map(lambda q, g: q.at[slot].set(g), state.queue, updates)
 
         count = optax.safe_increment(state.count)
-        weight = lamb
+        weight = lamb * size
         if filter_type == "mean":
             weight = weight / jnp.minimum(count, size).astype(float)
         if warmup:
             weight = jnp.where(count >= size, weight, 0)
-        updates = _amplify(updates, total, weight)
-        return updates, GrokfastMAState(count, queue, total, fresh)
+        updates = _amplify(updates, mean, weight)
+        return updates, GrokfastMAState(count, queue, mean, fresh)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

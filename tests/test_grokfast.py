@@ -83,3 +83,8 @@ def test_bad_arguments_are_named():
     injected = optax.inject_hyperparams(grokfast_ma)(window_size=3)
     with pytest.raises(TypeError, match="static_args='window_size'"):
         jax.jit(injected.init)(jnp.ones(2))
+
+
+def test_gradients_whose_sum_is_too_large_have_their_mean():
+    results = list(filtered(grokfast_ma(100, 0.5), np.full((250, 1), 1e38)))
+    np.testing.assert_allclose(results[99:], 1.5e38, rtol=1e-5)
