@@ -3,7 +3,7 @@
 from egd_optax.arguments import ArgumentError
 from egd_optax.columns import normalize_by_column_norm
 from egd_optax.constraints import clip_weight_row_norms, orthogonal_gradient
-from egd_optax.egalitarian import egd, scale_by_egd
+from egd_optax.egalitarian import ScaleByEGDState, egd, scale_by_egd
 from egd_optax.flax_layouts import flax_dimension_numbers
 from egd_optax.grokfast import (
     GrokfastEMAState,
@@ -38,6 +38,7 @@ __all__ = [
     "ArgumentError",
     "GrokfastEMAState",
     "GrokfastMAState",
+    "ScaleByEGDState",
     "ScaleByRandomizedEGDState",
     "SwitchOnMetricState",
     "WeightPenaltyState",

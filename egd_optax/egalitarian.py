@@ -1,14 +1,23 @@
 """Egalitarian gradient descent: every matrix of the gradient is whitened."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from egd_optax.matrices import WeightDimensionNumbers, map_matrices, matrix_layouts
-from egd_optax.polar import polar_by_eigh
+from egd_optax.matrices import WeightDimensionNumbers, map_and_count, matrix_layouts
+from egd_optax.polar import polar_and_failures, polar_by_eigh
 from egd_optax.sharding import keep_shardings, spread_over_devices
+
+
+class ScaleByEGDState(NamedTuple):
+    """State of :func:`scale_by_egd`."""
+
+    # How many matrices so far the eigendecomposition failed for, and another way was
+    # taken; zero for a polar_fn of the user's.
+    fallbacks: jax.Array  # shape=(), dtype=int32
 
 
 def scale_by_egd(
@@ -44,7 +53,10 @@ def scale_by_egd(
         each leaf with two axes as one matrix, in Flax's (fan_in, fan_out) layout.
 
     Returns:
-      A stateless gradient transformation. Updates keep shape and dtype.
+      A gradient transformation. Updates keep shape and dtype. Its state counts the
+      eigendecompositions that did not converge and were replaced by
+      :func:`egd_optax.polar_by_newton_schulz` (``optax.tree.get(state, "fallbacks")``);
+      on a mesh that is one number that all devices add up, where it is used.
 
     Raises:
       ArgumentError: at ``update``, where dimension numbers do not fit a leaf; the message
@@ -63,22 +75,33 @@ def scale_by_egd(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent: A Simple Approach
     to Accelerated Grokking*, arXiv 2510.04930.
     """
-    whiten = spread_over_devices(polar_by_eigh if polar_fn is None else polar_fn)
+
+    def with_failures(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if polar_fn is None or polar_fn is polar_by_eigh:
+            return polar_and_failures(stack)
+        return polar_fn(stack), jnp.zeros(len(stack), bool)
+
+    whiten = spread_over_devices(with_failures)
+
+    def init_fn(params: optax.Params) -> ScaleByEGDState:
+        del params
+        return ScaleByEGDState(jnp.zeros([], jnp.int32))
 
     def update_fn(
         updates: optax.Updates,
-        state: optax.EmptyState,
+        state: ScaleByEGDState,
         params: optax.Params | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
+    ) -> tuple[optax.Updates, ScaleByEGDState]:
         del params, extra_args
 
-        def whiten_all(updates: optax.Updates) -> optax.Updates:
-            return map_matrices(whiten, updates, weight_dimension_numbers)
+        def whiten_all(updates: optax.Updates) -> tuple[optax.Updates, jax.Array]:
+            return map_and_count(whiten, updates, weight_dimension_numbers)
 
-        return keep_shardings(whiten_all, updates), state
+        updates, failures = keep_shardings(whiten_all, updates)
+        return updates, ScaleByEGDState(state.fallbacks + failures)
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def egd(

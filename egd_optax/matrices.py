@@ -42,6 +42,23 @@ def map_matrices(
     in its shape is not copied. (Under ``vmap`` and on several devices it is XLA that
     decides how many stacks are there at once.)
     """
+
+    def without_flags(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return fn(stack), jnp.zeros(len(stack), bool)
+
+    return map_and_count(without_flags, tree, weight_dimension_numbers, otherwise)[0]
+
+
+def map_and_count(
+    fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    tree: optax.Updates,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+    otherwise: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> tuple[optax.Updates, jax.Array]:
+    """:func:`map_matrices` for an fn with a flag ``(batch,)`` for each matrix.
+
+    The second result is how many flags are up, int32.
+    """
     leaves, treedef = jax.tree.flatten(tree)
     layouts = matrix_layouts(tree, weight_dimension_numbers)
     stacks: dict[Any, list[tuple[int, MatrixLayout]]] = {}
@@ -52,17 +69,19 @@ def map_matrices(
             key = (layout.shape[1:], jnp.asarray(leaf).dtype)
             stacks.setdefault(key, []).append((index, layout))
     done: jax.Array | None = None
+    flags_up = jnp.zeros([], jnp.int32)
     for members in stacks.values():
         parts = [to_matrices(leaves[index], layout) for index, layout in members]
         one_call = functools.partial(_in_one_call, fn)
         if len(parts) > 1 and _is_planned_by_xla(parts[0]):
-            results = _after(done, one_call, parts)
+            results, count = _after(done, one_call, parts)
             done = results[0]
         else:
-            results = one_call(parts)
+            results, count = one_call(parts)
+        flags_up += count
         for (index, layout), result in zip(members, results, strict=True):
             leaves[index] = _from_matrices(result, leaves[index].shape, layout)
-    return jax.tree.unflatten(treedef, leaves)
+    return jax.tree.unflatten(treedef, leaves), flags_up
 
 
 def matrix_layouts(
@@ -91,10 +110,11 @@ def to_matrices(x: jax.Array, layout: MatrixLayout) -> jax.Array:
 
 
 def _in_one_call(
-    fn: Callable[[jax.Array], jax.Array], parts: list[jax.Array]
-) -> list[jax.Array]:
+    fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]], parts: list[jax.Array]
+) -> tuple[list[jax.Array], jax.Array]:
     ends = np.cumsum([len(part) for part in parts])[:-1]
-    return jnp.split(fn(jnp.concatenate(parts)), ends)
+    result, flags = fn(jnp.concatenate(parts))
+    return jnp.split(result, ends), jnp.sum(flags, dtype=jnp.int32)
 
 
 def _is_planned_by_xla(x: jax.Array) -> bool:
@@ -104,9 +124,9 @@ def _is_planned_by_xla(x: jax.Array) -> bool:
 
 def _after(
     done: jax.Array | None,
-    fn: Callable[[list[jax.Array]], list[jax.Array]],
+    fn: Callable[[list[jax.Array]], tuple[list[jax.Array], jax.Array]],
     parts: list[jax.Array],
-) -> list[jax.Array]:
+) -> tuple[list[jax.Array], jax.Array]:
     """Fn of parts, begun when ``done`` is, its buffers freed when it ends.
 
     XLA holds the buffers of a branch only while the branch runs, and cannot know that

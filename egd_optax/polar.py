@@ -9,6 +9,7 @@ from jax import lax
 
 from egd_optax import double_precision, iterated_eigh
 from egd_optax.arguments import checked_count, checked_matrix
+from egd_optax.fallback import with_fallback
 from egd_optax.linear_algebra import adjoint, product, unit_scale
 from egd_optax.one_by_one import one_by_one
 
@@ -34,6 +35,10 @@ def polar_by_eigh(
     up to 1e4, three up to 1e6. A pass after which at most a third or two thirds of the
     directions are left is followed by a pass over those alone. The error is below that
     of the SVD.
+
+    An eigendecomposition that does not converge answers NaN; a finite matrix that this
+    happens to is whitened by :func:`polar_by_newton_schulz` instead, within the same
+    compiled program, and no other.
 
     Args:
       x: array of shape ``(..., m, n)``, floating or complex; leading axes are batch
@@ -64,7 +69,14 @@ def polar_by_eigh(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
     2510.04930, for the use of the polar factor; how it is computed is this package's.
     """
-    return _of_stacks(_by_eigh, checked_matrix(x), rcond)
+    return polar_and_failures(x, rcond=rcond)[0]
+
+
+def polar_and_failures(
+    x: jax.Array, *, rcond: jax.typing.ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`polar_by_eigh`, and for which matrices ``(...)`` the eigh failed."""
+    return _compiled(_by_eigh, checked_matrix(x), rcond)
 
 
 def polar_by_svd(
@@ -94,7 +106,7 @@ def polar_by_svd(
       [[0. 1.]
        [0. 0.]]
     """
-    return _of_stacks(_by_svd, checked_matrix(x), rcond)
+    return _compiled(_by_svd, checked_matrix(x), rcond)[0]
 
 
 def polar_by_randomized_svd(
@@ -150,30 +162,43 @@ def polar_by_randomized_svd(
     0909.4061; used for the gradient in Saheb Pasand and Dohmatob, *Egalitarian Gradient
     Descent*, arXiv 2510.04930, with two power iterations.
     """
+    return randomized_polar_and_failures(
+        x, rank, key=key, power_iterations=power_iterations
+    )[0]
+
+
+def randomized_polar_and_failures(
+    x: jax.Array, rank: int, *, key: jax.Array, power_iterations: jax.typing.ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`polar_by_randomized_svd`, and for which matrices the eigh failed."""
     x, rank = checked_matrix(x), checked_count("rank", rank)
     if rank >= min(x.shape[-2:]):
-        return polar_by_eigh(x)
+        return polar_and_failures(x)
     return _polar_by_randomized_svd(x, rank, key, power_iterations)
 
 
-# Outside of jit, loops would be compiled anew at every call.
-@functools.partial(jax.jit, static_argnums=0)
 def _of_stacks(
-    fn: Callable[[jax.Array, jax.Array], jax.Array],
+    fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     x: jax.Array,
     rcond: jax.typing.ArrayLike | None,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Fn of stacks of wide matrices, scaled, and of the rcond of each."""
+    batch = x.shape[:-2]
     if x.size == 0:
-        return x
+        return x, jnp.zeros(batch, bool)
     wide = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
     scaled = unit_scale(wide)
     if rcond is None:
         rcond = 4 * float(jnp.finfo(scaled.dtype).eps)
     stack = scaled.reshape(-1, *scaled.shape[-2:])
     rcond = jnp.broadcast_to(jnp.asarray(rcond, stack.real.dtype), len(stack))
-    result = fn(stack, rcond).reshape(scaled.shape).astype(x.dtype)
-    return result if wide is x else adjoint(result)
+    result, failed = fn(stack, rcond)
+    result = result.reshape(scaled.shape).astype(x.dtype)
+    return result if wide is x else adjoint(result), failed.reshape(batch)
+
+
+# Outside of jit, loops would be compiled anew at every call.
+_compiled = jax.jit(_of_stacks, static_argnums=0)
 
 
 def _whitened(x: jax.Array, rcond: jax.Array) -> jax.Array:
@@ -193,28 +218,27 @@ def _without_small_directions(x: jax.Array, rcond: jax.Array) -> jax.Array:
     return product(u * jnp.where(jnp.isnan(s), s, keep), vh)
 
 
-_by_eigh = one_by_one(_whitened, iterated_eigh.whiten)
-_by_svd = one_by_one(_without_small_directions)
+_by_eigh = one_by_one(with_fallback(_whitened), with_fallback(iterated_eigh.whiten))
+_by_svd = one_by_one(with_fallback(_without_small_directions))
 
 
 @functools.partial(jax.jit, static_argnames="rank")
 def _polar_by_randomized_svd(
     x: jax.Array, rank: int, key: jax.Array, power_iterations: jax.typing.ArrayLike
-) -> jax.Array:
-    if x.size == 0:
-        return x
-    wide = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
-    scaled = unit_scale(wide)
-    sketch = jax.random.normal(key, (*x.shape[:-2], wide.shape[-1], rank), scaled.dtype)
-    stacks = [y.reshape(-1, *y.shape[-2:]) for y in (scaled, sketch)]
-    iterations = jnp.broadcast_to(power_iterations, len(stacks[0]))
-    result = _by_sketch(*stacks, iterations).reshape(wide.shape).astype(x.dtype)
-    return result if wide is x else adjoint(result)
+) -> tuple[jax.Array, jax.Array]:
+    sketch_shape = (*x.shape[:-2], max(x.shape[-2:]), rank)
+
+    def by_sketch(stack: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sketch = jax.random.normal(key, sketch_shape, stack.dtype)
+        iterations = jnp.broadcast_to(power_iterations, len(stack))
+        return _by_sketch(stack, sketch.reshape(-1, *sketch.shape[-2:]), iterations)
+
+    return _of_stacks(by_sketch, x, None)
 
 
 def _leading_directions(
     x: jax.Array, sketch: jax.Array, power_iterations: jax.Array
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     def orthonormal(y: jax.Array) -> jax.Array:
         return jnp.linalg.qr(y)[0]
 
@@ -223,7 +247,8 @@ def _leading_directions(
 
     q = orthonormal(product(x, sketch))
     q = lax.fori_loop(0, power_iterations, power_iteration, q)
-    return product(q, polar_by_eigh(product(adjoint(q), x)))
+    factor, failed = polar_and_failures(product(adjoint(q), x))
+    return product(q, factor), failed
 
 
 _by_sketch = one_by_one(_leading_directions)

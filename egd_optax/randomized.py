@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.arguments import checked_count
-from egd_optax.matrices import WeightDimensionNumbers, map_matrices
-from egd_optax.polar import polar_by_randomized_svd
+from egd_optax.matrices import WeightDimensionNumbers, map_and_count
+from egd_optax.polar import randomized_polar_and_failures
 
 
 class ScaleByRandomizedEGDState(NamedTuple):
@@ -17,6 +17,8 @@ class ScaleByRandomizedEGDState(NamedTuple):
 
     # Not a typed key: NumPy, flax.serialization and comparisons of trees take none.
     key: jax.Array  # key data, dtype=uint32, shape=(2,) for JAX's default generator
+    # How often an eigendecomposition failed and another way was taken.
+    fallbacks: jax.Array  # shape=(), dtype=int32
 
 
 def scale_by_randomized_egd(
@@ -69,7 +71,9 @@ def scale_by_randomized_egd(
 
     def init_fn(params: optax.Params) -> ScaleByRandomizedEGDState:
         del params
-        return ScaleByRandomizedEGDState(jax.random.key_data(_as_key(seed)))
+        return ScaleByRandomizedEGDState(
+            jax.random.key_data(_as_key(seed)), jnp.zeros([], jnp.int32)
+        )
 
     def update_fn(
         updates: optax.Updates,
@@ -84,16 +88,18 @@ def scale_by_randomized_egd(
         )
         call = itertools.count()
 
-        def whiten(stack: jax.Array) -> jax.Array:
-            return polar_by_randomized_svd(
+        def whiten(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return randomized_polar_and_failures(
                 stack,
                 rank,
                 key=jax.random.fold_in(sketch_key, next(call)),
                 power_iterations=power_iterations,
             )
 
-        updates = map_matrices(whiten, updates, weight_dimension_numbers)
-        return updates, ScaleByRandomizedEGDState(jax.random.key_data(key))
+        updates, failures = map_and_count(whiten, updates, weight_dimension_numbers)
+        return updates, ScaleByRandomizedEGDState(
+            jax.random.key_data(key), state.fallbacks + failures
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

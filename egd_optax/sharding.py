@@ -12,10 +12,12 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
-def spread_over_devices(
-    fn: Callable[[jax.Array], jax.Array],
-) -> Callable[[jax.Array], jax.Array]:
-    """A function of a stack ``(n, rows, columns)``, each device taking whole matrices.
+# A stack (n, rows, columns) to one of the same shape, and a flag (n,) for each matrix.
+OfStack = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def spread_over_devices(fn: OfStack) -> OfStack:
+    """The function with each device taking whole matrices of the stack.
 
     ``fn`` maps matrix by matrix. On the mesh of the stack's sharding, the stack axis
     goes from wherever the matrices are to all devices and back, padded with zeros to
@@ -28,7 +30,7 @@ def spread_over_devices(
     """
 
     @jax.custom_batching.custom_vmap
-    def on_mesh(stack: jax.Array) -> jax.Array:
+    def on_mesh(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
         mesh = mesh_of(stack)
         free = [
             name
@@ -60,38 +62,44 @@ def spread_over_devices(
         x = jnp.pad(stack, ((0, -len(stack) % devices), (0, 0), (0, 0)))
         for stage in stages:
             x = lay_out(x, *stage)
-        x = shares(lay_out(x, axes))
+        x, flags = shares(lay_out(x, axes))
         for stage in reversed(stages):
             x = lay_out(x, *stage)
-        return x[: len(stack)]
+        return x[: len(stack)], flags[: len(stack)]
 
     @on_mesh.def_vmap
     def mapped(
         axis_size: int, in_batched: list[bool], stack: jax.Array
-    ) -> tuple[jax.Array, bool]:
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[bool, bool]]:
         del axis_size, in_batched
-        return jax.vmap(fn)(stack), True
+        return jax.vmap(fn)(stack), (True, True)
 
     return lambda stack: (fn if mesh_of(stack).empty else on_mesh)(stack)
 
 
 def keep_shardings(
-    fn: Callable[[optax.Updates], optax.Updates], tree: optax.Updates
-) -> optax.Updates:
-    """Fn of a tree of arrays, its leaves laid out over the devices as they were."""
-    explicit = [
-        AxisType.Explicit in mesh_of(leaf).axis_types for leaf in jax.tree.leaves(tree)
-    ]
-    if any(explicit):
+    fn: Callable[[optax.Updates], tuple[optax.Updates, jax.Array]],
+    tree: optax.Updates,
+) -> tuple[optax.Updates, jax.Array]:
+    """Fn of a tree of arrays, its leaves laid out over the devices as they were.
+
+    The number that comes with them is the same on all devices.
+    """
+    meshes = [mesh_of(leaf) for leaf in jax.tree.leaves(tree)]
+    explicit = [mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types]
+    if explicit:
         shardings = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, tree)
-        return jax.sharding.auto_axes(fn, out_sharding=shardings)(tree)
+        everywhere = NamedSharding(explicit[0], P())
+        mapped = jax.sharding.auto_axes(fn, out_sharding=(shardings, everywhere))
+        return mapped(tree)
 
     # Axes that are not explicit have their layout from the operations they meet.
     # This one changes no value, since NaN in is NaN out.
     def as_before(new: jax.Array, old: jax.Array) -> jax.Array:
         return new if mesh_of(old).empty else jnp.where(jnp.isnan(old), old, new)
 
-    return jax.tree.map(as_before, fn(tree), tree)
+    result, number = fn(tree)
+    return jax.tree.map(as_before, result, tree), number
 
 
 def mesh_of(x: jax.typing.ArrayLike) -> AbstractMesh:

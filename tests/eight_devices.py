@@ -111,6 +111,20 @@ def test_no_collective_inside_of_the_default_whitening(spec):
     assert inside == []
 
 
+@TYPES
+def test_the_count_of_fallbacks_is_one_number_that_all_add_up(kind):
+    placed = put(matrices(8), make_mesh("line", kind), P("a"))
+    tx = scale_by_egd()
+    update = jax.jit(tx.update)
+    compiled = update.lower(placed, tx.init(placed)).compile()
+    added = [one for one in collectives(compiled) if one.kind == "all-reduce"]
+    assert [(one.bytes, one.inside) for one in added] == [(4, False)]
+    state = tx.init(placed)
+    for _ in range(2):
+        _, state = update(placed, state)
+    assert state.fallbacks == 0
+
+
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_stacks_of_any_size_are_padded(count):
     leaves = matrices(count)
