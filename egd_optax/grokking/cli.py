@@ -5,9 +5,10 @@ import dataclasses
 import json
 import platform
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import jax
 import numpy as np
@@ -17,8 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from egd_optax.grokking import figures
 from egd_optax.grokking.arguments import Experiment, Race, Train, prepare
-from egd_optax.grokking.checkpoints import CheckpointError, Checkpoints
-from egd_optax.grokking.files import replacing
+from egd_optax.grokking.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    CheckpointWarning,
+)
+from egd_optax.grokking.files import in_one_line, replacing, reserved
 from egd_optax.grokking.history import History, to_json_lines
 from egd_optax.grokking.problems import Problem
 from egd_optax.grokking.recipes import RECIPES, baseline
@@ -28,7 +33,11 @@ from egd_optax.grokking.training import train
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line.
+
+    Exit status: 1 where the disk does not take the files, 2 for what was asked for in
+    vain, 130 after an interruption.
+    """
     command = tyro.cli(
         Annotated[Race, tyro.conf.subcommand("race")]
         | Annotated[Train, tyro.conf.subcommand("train")],
@@ -36,20 +45,33 @@ def main() -> None:
         description="Races optimizers on the tasks on which neural networks grok.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
-    try:
-        problem, names = prepare(command)
-        checkpoints = _checkpoints(command)
-    except ValueError as error:
-        print(f"egd-grok: {error}", file=sys.stderr)
-        sys.exit(2)
-    try:
-        _run(command, names, problem, checkpoints)
-    except CheckpointError as error:
-        print(f"egd-grok: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\negd-grok: interrupted; see {command.out}", file=sys.stderr)
-        sys.exit(130)
+    with contextlib.ExitStack() as stack:
+        try:
+            problem, names = prepare(command)
+            stack.enter_context(reserved(command.out))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", CheckpointWarning)
+                checkpoints = _checkpoints(command)
+        except ValueError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            _fail(in_one_line(error), 1)
+        for warning in caught:
+            print(f"egd-grok: {warning.message}", file=sys.stderr)
+        try:
+            _run(command, names, problem, checkpoints)
+        except CheckpointError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            _fail(in_one_line(error), 1)
+        except KeyboardInterrupt:
+            print(file=sys.stderr)  # ends the line that has the ^C
+            _fail(f"interrupted; see {command.out}", 130)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"egd-grok: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _checkpoints(command: Experiment) -> Checkpoints | None:
@@ -139,8 +161,7 @@ def _run(
             )
     title = f"{task.name}, {problem.model_name}, {len(settings.seeds)} seeds"
     picture = figures.race(histories, title=title, threshold=settings.threshold)
-    with replacing(command.out / "race.png") as path:
-        figures.save(picture, path)
+    figures.save(picture, command.out / "race.png")
     console.print()
     table = summary_table(
         histories,

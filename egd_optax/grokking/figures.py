@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from egd_optax.grokking.files import replacing
 from egd_optax.grokking.history import History
 
 # Hues that stay apart for the colour-blind (Okabe and Ito).
@@ -175,8 +176,13 @@ def _caption(axes: Axes, x_label: str, y_label: str, title: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG at a resolution that a README can show."""
-    figure.savefig(path, dpi=150, format="png", metadata={"Software": None})
+    """Writes a PNG at a resolution that a README can show.
+
+    Raises:
+      OSError: the disk does not take it; a picture that was there stays.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
 
 
 def _label(name: str, history: History, threshold: float) -> str:
