@@ -1,6 +1,7 @@
 """Cells of a table: a problem, a recipe, all seeds; run once, then read from disk."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Iterable
@@ -17,6 +18,10 @@ from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training import train
 
 _KEPT_EVALUATIONS = 120
+
+
+class CellError(ValueError):
+    """A result on disk that is damaged, or none of the race."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +64,12 @@ def run_cell(
     problem: Problem,
     report: Callable[[History], None],
 ) -> Cell:
-    """The cell from ``folder`` where the same settings were run before, else a run."""
+    """The cell from ``folder`` where the same settings were run before, else a run.
+
+    Raises:
+      CellError: what is there is damaged.
+      OSError: the disk does not take the result.
+    """
     path = folder / row / f"{recipe}.json"
     question = {
         "task": problem.task.name,
@@ -72,9 +82,9 @@ def run_cell(
     # As JSON gives it back: lists for tuples.
     question = json.loads(json.dumps(question))
     if path.exists():
-        record = json.loads(path.read_text())
-        if record["question"] == question:
-            return Cell(row, recipe, record)
+        found = _read(path, row)
+        if found.record["question"] == question:
+            return found
     optimizer = RECIPES[recipe].make(problem)
     history = train(
         problem.task, problem.make_model, optimizer, problem.settings, report=report
@@ -82,21 +92,41 @@ def run_cell(
     record = {"question": question, **_measured(history, problem.settings.threshold)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record) + "\n")
+        temporary.write_text(json.dumps(record | {"sha256": _digest(record)}) + "\n")
     return Cell(row, recipe, record)
 
 
 def found_cells(folder: Path, rows: Iterable[str]) -> dict[str, list[Cell]]:
-    """The cells on disk, by row, a plateau's after its row."""
+    """The cells on disk, by row, a plateau's after its row.
+
+    Raises:
+      CellError: one of them is damaged.
+    """
     found = {
-        name: [
-            Cell(name, path.stem, json.loads(path.read_text()))
-            for path in sorted((folder / name).glob("*.json"))
-        ]
+        name: [_read(path, name) for path in sorted((folder / name).glob("*.json"))]
         for row in rows
         for name in (row, f"{row}-plateau")
     }
     return {name: cells for name, cells in found.items() if cells}
+
+
+def _read(path: Path, row: str) -> Cell:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        intact = record.pop("sha256") == _digest(record)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        intact = False
+    if not intact:
+        raise CellError(
+            f"{path} is damaged, or no result of this race: restore it, or delete it "
+            "to have it run again"
+        )
+    return Cell(row, path.stem, record)
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Of the numbers and words themselves; how they are spaced says nothing."""
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 
 def commit() -> str:

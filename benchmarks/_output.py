@@ -11,6 +11,8 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from egd_optax.grokking.files import replacing
+
 
 def machine() -> str:
     """Device and versions that a result was measured with."""
@@ -44,7 +46,7 @@ def report(
         table.add_row(*map(str, row.values()))
     console.print(table)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         file.write(f"# {machine()}; {note}\n")
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

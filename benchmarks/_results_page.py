@@ -5,12 +5,13 @@ python benchmarks/_results_page.py
 
 import csv
 import dataclasses
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tyro
-from _cells import Cell, found_cells
+from _cells import Cell, CellError, found_cells
 from _rows import rows
 from _tables import steps_text
 
@@ -167,8 +168,12 @@ def page() -> str:
 
 
 def main(options: Options) -> None:
+    try:
+        text = page()
+    except CellError as error:
+        sys.exit(f"results page: {error}")
     options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(page())
+    options.out.write_text(text)
     print(f"written to {options.out}")
 
 

@@ -7,21 +7,24 @@
 Every recipe gets the same budget of steps on a row; it stops early once all seeds have
 stayed above the threshold for 20 evaluations. Finished cells are kept in
 benchmarks/results/race/ and never run again: an interrupted run goes on where it was.
-With --plateau, the baseline is also run to the end of its plateau.
+With --plateau, the baseline is also run to the end of its plateau. One line and exit
+status 2 tell of a damaged cell or of another race in the folder, 1 of a full disk.
 """
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import tyro
-from _cells import found_cells, run_cell
+from _cells import CellError, found_cells, run_cell
 from _output import report
-from _rows import recipes, rows, with_settings
+from _rows import Row, recipes, rows, with_settings
 from _tables import race_table, write_pictures
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
 from egd_optax.grokking.history import History
 from egd_optax.grokking.recipes import baseline
 
@@ -53,10 +56,29 @@ def main(options: Options) -> None:
         chosen = chosen[:1]
     if not chosen:
         names = ", ".join(row.name for row in rows(suite))
-        print(f"race: no row of {options.rows}: choose among {names}", file=sys.stderr)
-        sys.exit(2)
-    seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
+        _fail(f"no row of {options.rows}: choose among {names}", 2)
     folder = options.out / ("race-quick" if suite == "quick" else "race")
+    with contextlib.ExitStack() as stack:
+        try:
+            prepare_folder(folder)
+            stack.enter_context(reserved(folder))
+            # What is damaged shows now, not after hours.
+            found_cells(folder, [row.name for row in rows(suite)])
+        except ValueError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            _fail(in_one_line(error), 1)
+        try:
+            race(options, suite, chosen, folder)
+        except CellError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            _fail(in_one_line(error), 1)
+
+
+def race(options: Options, suite: str, chosen: list[Row], folder: Path) -> None:
+    """Runs what is not there yet, and makes table and pictures of all."""
+    seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(bar_width=24),
@@ -97,6 +119,11 @@ def main(options: Options) -> None:
     note = "steps to the threshold: median over the seeds (range)"
     write_pictures(cells, folder)
     report(table, options.out / "race.csv", quick=suite == "quick", note=note)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"race: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
