@@ -1,9 +1,14 @@
 """Arguments refused where they are given, not where they would fail."""
 
+import math
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 
 class ArgumentError(ValueError, TypeError):
@@ -11,12 +16,138 @@ class ArgumentError(ValueError, TypeError):
 
     The message names the argument, the value and what would do. It is a ``ValueError``
     and a ``TypeError`` at once, so that code that expects either catches it.
+
+    Example:
+      >>> import egd_optax
+      >>> try:
+      ...     egd_optax.inverse_time_decay(0.1, halving_steps=0)
+      ... except ValueError as error:
+      ...     print(error)
+      halving_steps must be a number above 0, got 0
     """
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message: on one line, and not for pages."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        # An int of more than 4300 digits, an array whose buffer was given away.
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]} …"
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    finite: bool = True,
+) -> None:
+    """Refuses what is no real scalar, and a number out of range.
+
+    A traced value, such as all numbers are under ``optax.inject_hyperparams``, has a
+    type and a shape, and may be any number.
+    """
+    bounds = [
+        f" {words} {bound}"
+        for words, bound in (("of at least", at_least), ("above", above))
+        if bound > -math.inf
+    ]
+    if below < math.inf:
+        bounds.append(f" below {below}")
+    wanted = ("a" if bounds or not finite else "a finite") + " number"
+    wanted += " and".join(bounds)
+    scalar = _real_scalar(name, value, wanted)
+    if scalar is None:
+        return
+    in_range = (
+        at_least <= scalar
+        and (above < scalar or above == -math.inf)
+        and (scalar < below or below == math.inf)
+        and (math.isfinite(scalar) or not finite)
+    )
+    if not in_range:
+        raise ArgumentError(f"{name} must be {wanted}, got {shown(value)}")
+
+
+def checked_schedule(
+    name: str, value: optax.ScalarOrSchedule, *, at_least: float = -math.inf
+) -> optax.ScalarOrSchedule:
+    """A number; or a schedule, made to refuse what it gives if that is no number."""
+    if not callable(value):
+        check_number(name, value, at_least=at_least)
+        return value
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+        result = value(step)
+        _real_scalar(f"what the schedule {name} returns", result, "a number")
+        return result
+
+    return schedule
+
+
+def _real_scalar(name: str, value: Any, wanted: str) -> float | None:
+    """The value, None where it is traced."""
+    traced = isinstance(value, jax.core.Tracer)
+    try:
+        array = value if traced else np.asarray(value)
+        real = array.shape == () and any(
+            jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)
+        )
+        # JAX holds integers in 32 bits, unless it is told otherwise.
+        real = real and not (isinstance(value, int) and abs(value) >= 2**31)
+    except (TypeError, ValueError):
+        real = False
+    if real:
+        return None if traced else float(array)
+    hint = ""
+    if callable(value):
+        hint = " (a schedule only under optax.inject_hyperparams)"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        hint = " (an integer of at most 32 bits, or a float)"
+    raise ArgumentError(f"{name} must be {wanted}{hint}, got {shown(value)}")
+
+
+def check_integer(name: str, value: Any, *, at_least: int) -> None:
+    """Refuses what is no integer of 32 bits; a traced one may be any."""
+    check_number(name, value, at_least=at_least)
+    if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise ArgumentError(f"{name} must be an integer, got {shown(value)}")
+
+
+def checked_count(name: str, value: int, *, at_most: int = 2**31 - 1) -> int:
+    """An argument as an int, refused if it is traced, no integer or out of range."""
+    try:
+        count = operator.index(value)
+    except TypeError as error:
+        raise ArgumentError(
+            f"{name} must be a static integer (under optax.inject_hyperparams: "
+            f"static_args={name!r}), got {shown(value)}"
+        ) from error
+    if count < 1:
+        raise ArgumentError(f"{name} must be at least 1, got {shown(value)}")
+    if count > at_most:
+        raise ArgumentError(f"{name} must be at most {at_most}, got {shown(value)}")
+    return count
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{name} must be True or False, got {shown(value)}")
 
 
 def checked_matrix(x: jax.typing.ArrayLike) -> jax.Array:
     """X as an array, refused if it is no matrix of floating numbers."""
-    x = jnp.asarray(x)
+    try:
+        x = jnp.asarray(x)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(
+            f"x must be an array (..., m, n), got {shown(x)}"
+        ) from error
     if x.ndim < 2:
         raise ArgumentError(f"x must be an array (..., m, n), got {x.shape=}")
     if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -24,15 +155,35 @@ def checked_matrix(x: jax.typing.ArrayLike) -> jax.Array:
     return x
 
 
-def checked_count(name: str, value: int) -> int:
-    """An argument as an int, refused if it is traced, no integer or below one."""
-    try:
-        count = operator.index(value)
-    except TypeError as error:
+def checked_whitening(
+    polar_fn: Callable[[jax.Array], jax.Array],
+) -> Callable[[jax.Array], jax.Array]:
+    """A given ``polar_fn``, made to refuse results of another shape than its array."""
+    if not callable(polar_fn):
         raise ArgumentError(
-            f"{name} must be a static integer (under optax.inject_hyperparams: "
-            f"static_args={name!r}), got {value!r}"
+            "polar_fn must be a function of an array (..., m, n), or None, got "
+            f"{shown(polar_fn)}"
+        )
+
+    def whiten(x: jax.Array) -> jax.Array:
+        result = polar_fn(x)
+        shape = getattr(result, "shape", None)
+        if shape != x.shape:
+            raise ArgumentError(
+                f"polar_fn must return an array of the shape {x.shape} that it was "
+                f"given, got {shown(result) if shape is None else shape} from "
+                f"{shown(polar_fn)}"
+            )
+        return result
+
+    return whiten
+
+
+def check_key(name: str, key: Any) -> None:
+    """Refuses what is no single random key, typed or of raw data."""
+    try:
+        jax.eval_shape(lambda: jax.random.bits(key))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"{name} must be a single key, jax.random.key(…), got {shown(key)}"
         ) from error
-    if count < 1:
-        raise ArgumentError(f"{name} must be at least 1, got {count}")
-    return count

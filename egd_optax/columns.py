@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.arguments import check_number
 from egd_optax.linear_algebra import at_least_float32, unit_columns
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
+from egd_optax.trees import check_dimension_numbers
 
 
 def normalize_by_column_norm(
@@ -35,7 +37,8 @@ def normalize_by_column_norm(
       A stateless gradient transformation.
 
     Raises:
-      ArgumentError: at ``update``, where dimension numbers do not fit a leaf.
+      ArgumentError: ``floor`` is no finite number of at least 0; dimension numbers that
+        are none or, at ``update``, do not fit a leaf; a matrix of integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -50,6 +53,8 @@ def normalize_by_column_norm(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
     2510.04930, and its released code, which divides by column in this layout.
     """
+    check_number("floor", floor, at_least=0)
+    check_dimension_numbers(weight_dimension_numbers)
 
     def normalize(x: jax.Array) -> jax.Array:
         scaled, norm, scale = unit_columns(x.astype(at_least_float32(x.dtype)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.arguments import ArgumentError
+from egd_optax.arguments import check_number
 from egd_optax.linear_algebra import (
     at_least_float32,
     largest_magnitude,
@@ -14,6 +14,7 @@ from egd_optax.linear_algebra import (
     unit_columns,
 )
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
+from egd_optax.trees import check_dimension_numbers, checked_params
 
 
 def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
@@ -34,7 +35,8 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
       restored, as some implementations do.
 
     Raises:
-      ArgumentError: at ``update``, if ``params`` is missing.
+      ArgumentError: at ``update``, if ``params`` is missing or does not fit the
+        gradients, or a leaf is not floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,10 +68,7 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
-        if params is None:
-            raise ArgumentError(
-                "orthogonal_gradient needs tx.update(grads, state, params)"
-            )
+        params = checked_params(params, "orthogonal_gradient", updates)
         return jax.tree.map(project, updates, params), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
@@ -102,8 +101,9 @@ def clip_weight_row_norms(
       keep shape and dtype, so that the bound holds to the rounding of that dtype.
 
     Raises:
-      ArgumentError: at ``update``, if ``params`` is missing or dimension numbers do not
-        fit a leaf.
+      ArgumentError: ``max_norm`` is no number above 0, or dimension numbers are none;
+        at ``update``, if they do not fit a leaf, ``params`` is missing or does not fit
+        the gradients, or a leaf is not floating.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -119,6 +119,9 @@ def clip_weight_row_norms(
     Source: the *Clip to Grok* report and code (github.com/NiftyliuS/cliptogrok), with
     a largest norm of 2 on the decoder's matrices, embeddings left out.
     """
+    # Infinity: no bound.
+    check_number("max_norm", max_norm, above=0, finite=False)
+    check_dimension_numbers(weight_dimension_numbers)
 
     def factors(halves: jax.Array) -> jax.Array:
         _, norm, scale = unit_columns(halves)
@@ -142,10 +145,7 @@ def clip_weight_row_norms(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
-        if params is None:
-            raise ArgumentError(
-                "clip_weight_row_norms needs tx.update(grads, state, params)"
-            )
+        params = checked_params(params, "clip_weight_row_norms", updates)
         moved = jax.tree.map(add_halves, params, updates)
         c = map_matrices(
             factors, moved, weight_dimension_numbers, otherwise=jnp.ones_like

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-from egd_optax.arguments import ArgumentError
+from egd_optax.arguments import ArgumentError, shown
+from egd_optax.trees import axes_of, is_number
 
 
 def flax_dimension_numbers(
@@ -58,8 +59,9 @@ def flax_dimension_numbers(
       A tree of ``optax.contrib.MuonDimensionNumbers`` and None, one a leaf.
 
     Raises:
-      ArgumentError: a leaf of two or more axes that no rule fits; the message has its
-        path and shape, and what to do.
+      ArgumentError: a leaf of two or more axes that no rule fits, with its path and
+        shape, and what to do; a leaf that is no array; ``scanned`` that holds no names,
+        ``named`` that maps no names to numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -69,8 +71,9 @@ def flax_dimension_numbers(
       MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))
       >>> tx = scale_by_egd(weight_dimension_numbers=flax_dimension_numbers)
     """
+    _check_names(scanned, named)
     ranks = {
-        _names(path): jnp.ndim(leaf)
+        _names(path): _rank(path, leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
 
@@ -102,6 +105,41 @@ def flax_dimension_numbers(
         )
 
     return jax.tree_util.tree_map_with_path(number, params, is_leaf=_is_box)
+
+
+def _check_names(scanned: Any, named: Any) -> None:
+    # The letters of a bare string would count as names.
+    if (
+        isinstance(scanned, str)
+        or not isinstance(scanned, Collection)
+        or not all(isinstance(name, str) for name in scanned)
+    ):
+        raise ArgumentError(
+            f'scanned must hold names, such as ("blocks",), got {shown(scanned)}'
+        )
+    if not isinstance(named, Mapping):
+        raise ArgumentError(
+            "named must map ends of paths to MuonDimensionNumbers or None, got "
+            f"{shown(named)}"
+        )
+    for end, number in named.items():
+        if not isinstance(end, str) or not is_number(number):
+            raise ArgumentError(
+                "named must map ends of paths to MuonDimensionNumbers or None, got "
+                f"{shown(end)}: {shown(number)}"
+            )
+        for side in number or ():
+            axes_of(side)
+
+
+def _rank(path: Any, leaf: Any) -> int:
+    try:
+        return jnp.ndim(leaf)
+    except TypeError as error:
+        raise ArgumentError(
+            f"params must be a tree of arrays, got {shown(leaf)} at "
+            f"{jax.tree_util.keystr(path) or 'its root'}"
+        ) from error
 
 
 _Axes = tuple[tuple[int, ...], tuple[int, ...]]

@@ -7,8 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from egd_optax.arguments import ArgumentError, checked_count
+from egd_optax.arguments import (
+    ArgumentError,
+    check_flag,
+    check_number,
+    checked_count,
+    shown,
+)
 from egd_optax.linear_algebra import at_least_float32
+from egd_optax.trees import check_alike, check_floating
 
 
 class GrokfastEMAState(NamedTuple):
@@ -47,6 +54,11 @@ def grokfast_ema(
     Returns:
       A gradient transformation. The average is kept in at least float32.
 
+    Raises:
+      ArgumentError: ``alpha`` is no number in [0, 1), or ``lamb`` no finite number;
+        at ``update``, the gradients do not fit the parameters that ``init`` was given;
+        a leaf is not floating.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from egd_optax import grokfast_ema
@@ -60,6 +72,8 @@ def grokfast_ema(
     Source: Lee et al., *Grokfast: Accelerated Grokking by Amplifying Slow Gradients*,
     arXiv 2405.20233.
     """
+    check_number("alpha", alpha, at_least=0, below=1)
+    check_number("lamb", lamb)
 
     def init_fn(params: optax.Params) -> GrokfastEMAState:
         return GrokfastEMAState(jnp.zeros([], jnp.int32), _zeros_like(params))
@@ -71,6 +85,7 @@ def grokfast_ema(
         **extra_args: Any,
     ) -> tuple[optax.Updates, GrokfastEMAState]:
         del params, extra_args
+        check_alike(updates, "the parameters given to init", state.ema)
 
         def average(m: jax.Array, g: jax.Array) -> jax.Array:
             a = jnp.asarray(alpha, m.dtype)
@@ -113,8 +128,10 @@ def grokfast_ma(
       A gradient transformation.
 
     Raises:
-      ArgumentError: ``window_size`` is below one, or ``filter_type`` is unknown.
-      ArgumentError: ``window_size`` is traced or no integer.
+      ArgumentError: ``window_size`` is below one, traced or no integer; ``lamb`` is no
+        finite number, ``filter_type`` unknown or ``warmup`` no bool; at ``update``, the
+        gradients do not fit the parameters that ``init`` was given; a leaf is not
+        floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,14 +148,18 @@ def grokfast_ma(
     arXiv 2405.20233.
     """
     if filter_type not in ("mean", "sum"):
-        raise ArgumentError(f"filter_type must be 'mean' or 'sum', got {filter_type!r}")
+        raise ArgumentError(
+            f"filter_type must be 'mean' or 'sum', got {shown(filter_type)}"
+        )
+    check_number("lamb", lamb)
+    check_flag("warmup", warmup)
     if not isinstance(window_size, jax.core.Tracer):
         checked_count("window_size", window_size)
 
     def init_fn(params: optax.Params) -> GrokfastMAState:
         size = checked_count("window_size", window_size)
-        queue = jax.tree.map(lambda p: jnp.zeros((size, *p.shape), p.dtype), params)
         zeros = _zeros_like(params)
+        queue = jax.tree.map(lambda p: jnp.zeros((size, *p.shape), p.dtype), params)
         return GrokfastMAState(jnp.zeros([], jnp.int32), queue, zeros, zeros)
 
     def update_fn(
@@ -148,6 +169,7 @@ def grokfast_ma(
         **extra_args: Any,
     ) -> tuple[optax.Updates, GrokfastMAState]:
         del params, extra_args
+        check_alike(updates, "the parameters given to init", state.mean)
         leaves = jax.tree.leaves(state.queue)
         if not leaves:
             return updates, state
@@ -186,6 +208,7 @@ def grokfast_ma(
 
 
 def _zeros_like(params: optax.Params) -> optax.Updates:
+    check_floating("parameter", params)
     return jax.tree.map(lambda p: jnp.zeros(p.shape, at_least_float32(p.dtype)), params)
 
 

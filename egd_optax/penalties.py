@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.arguments import ArgumentError
+from egd_optax.arguments import check_number, checked_schedule, checked_whitening
 from egd_optax.linear_algebra import (
     adjoint,
     at_least_float32,
@@ -18,8 +18,7 @@ from egd_optax.linear_algebra import (
 from egd_optax.matrices import WeightDimensionNumbers, map_matrices
 from egd_optax.one_by_one import one_by_one
 from egd_optax.polar import polar_by_eigh
-
-Mask = Any | Callable[[optax.Params], Any]
+from egd_optax.trees import Mask, check_dimension_numbers, checked_mask, checked_params
 
 
 class WeightPenaltyState(NamedTuple):
@@ -50,7 +49,9 @@ def add_frobenius_penalty(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ArgumentError: at ``update``, if ``params`` is missing.
+      ArgumentError: ``strength`` is neither a finite number nor a schedule, or ``mask``
+        no mask; at ``update``, if ``params`` is missing or does not fit the gradients
+        or the mask, or a leaf is not floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -96,8 +97,8 @@ def add_nuclear_norm_penalty(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ArgumentError: at ``update``, if ``params`` is missing or dimension numbers do not
-        fit a leaf.
+      ArgumentError: as :func:`add_frobenius_penalty`; ``polar_fn`` is no function that
+        keeps shapes, or dimension numbers are none or do not fit a leaf.
 
     Example:
       >>> import jax.numpy as jnp
@@ -114,7 +115,7 @@ def add_nuclear_norm_penalty(
     through an SVD; Watson, *Characterization of the subdifferential of some matrix
     norms* (1992), has its subgradient.
     """
-    whiten = polar_by_eigh if polar_fn is None else polar_fn
+    whiten = polar_by_eigh if polar_fn is None else checked_whitening(polar_fn)
     return _add_to_gradient(
         _of_matrices(whiten, weight_dimension_numbers), strength, mask
     )
@@ -154,8 +155,8 @@ def add_log_det_penalty(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ArgumentError: at ``update``, if ``params`` is missing or dimension numbers do not
-        fit a leaf.
+      ArgumentError: as :func:`add_frobenius_penalty`; ``eps`` is no finite number above
+        0, or dimension numbers are none or do not fit a leaf.
 
     Example:
       >>> import jax.numpy as jnp
@@ -171,6 +172,7 @@ def add_log_det_penalty(
     Source: Fazel, Hindi and Boyd, *Log-det heuristic for matrix rank minimization*
     (ACC 2003); *A Simple Method for Accelerating Grokking* (LessWrong) tries it.
     """
+    check_number("eps", eps, above=0)
 
     def direction(w: jax.Array) -> jax.Array:
         if w.size == 0:
@@ -205,12 +207,19 @@ def delayed_onset(
     Returns:
       A function of the step count, for any argument that takes a schedule.
 
+    Raises:
+      ArgumentError: ``value`` is no finite number, or a number of steps is below 0.
+
     Example:
       >>> from egd_optax import delayed_onset
       >>> schedule = delayed_onset(0.5, onset_step=10, ramp_steps=10)
       >>> print([float(schedule(step)) for step in (9, 10, 15, 20, 99)])
       [0.0, 0.0, 0.25, 0.5, 0.5]
     """
+    check_number("value", value)
+    # Infinity: never.
+    check_number("onset_step", onset_step, at_least=0, finite=False)
+    check_number("ramp_steps", ramp_steps, at_least=0)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         past = jnp.asarray(count) - onset_step
@@ -242,6 +251,7 @@ def _of_matrices(
     direction: Callable[[jax.Array], jax.Array], numbers: WeightDimensionNumbers
 ) -> Callable[[optax.Params], optax.Updates]:
     """The direction of each matrix of a tree, zeros for other leaves."""
+    check_dimension_numbers(numbers)
     return lambda params: map_matrices(
         direction, params, numbers, otherwise=jnp.zeros_like
     )
@@ -254,6 +264,7 @@ def _add_to_gradient(
     factor: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds ``factor * strength * direction(params)`` to the updates."""
+    strength = checked_schedule("strength", strength)
 
     def init_fn(params: optax.Params) -> optax.OptState:
         del params
@@ -268,10 +279,7 @@ def _add_to_gradient(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         del extra_args
-        if params is None:
-            raise ArgumentError(
-                "a weight penalty needs tx.update(grads, state, params)"
-            )
+        params = checked_params(params, "a weight penalty", updates)
         value = strength
         if callable(strength):
             value = strength(state.count)
@@ -285,4 +293,4 @@ def _add_to_gradient(
         return jax.tree.map(add, updates, direction(params)), state
 
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return tx if mask is None else optax.masked(tx, mask)
+    return tx if mask is None else optax.masked(tx, checked_mask(mask))

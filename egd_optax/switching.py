@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from egd_optax.arguments import ArgumentError
+from egd_optax.arguments import ArgumentError, check_number, shown
 from egd_optax.penalties import add_frobenius_penalty
 
 
@@ -46,8 +46,10 @@ def switch_on_metric(
       A gradient transformation that passes all extra arguments on.
 
     Raises:
-      ArgumentError: at ``update``, that is at trace time, if the metric is not passed or
-        not a scalar.
+      ArgumentError: ``metric`` is no name, ``threshold`` no number, ``before`` or
+        ``after`` no gradient transformation; at ``update``, that is at trace time, the
+        metric is not passed or no real scalar, or the two do not give updates and keep
+        states of the same shapes and dtypes.
 
     Example:
       Plain gradients once 95 % of the validation data are right:
@@ -67,6 +69,15 @@ def switch_on_metric(
     Source: switching EGD off is proposed in Saheb Pasand and Dohmatob, *Egalitarian
     Gradient Descent*, arXiv 2510.04930.
     """
+    if not isinstance(metric, str):
+        raise ArgumentError(f"metric must be a name, got {shown(metric)}")
+    # Infinity: never.
+    check_number("threshold", threshold, finite=False)
+    for name, tx in (("before", before), ("after", after)):
+        if not all(callable(getattr(tx, part, None)) for part in ("init", "update")):
+            raise ArgumentError(
+                f"{name} must be an optax.GradientTransformation, got {shown(tx)}"
+            )
     first = optax.with_extra_args_support(before)
     second = optax.with_extra_args_support(after)
 
@@ -88,24 +99,54 @@ def switch_on_metric(
                 f"call tx.update(grads, state, params, {metric}=...) "
                 f"(extra arguments passed: {passed})"
             )
-        value = jnp.asarray(extra_args[metric])
-        if value.ndim:
-            raise ArgumentError(
-                f"switch_on_metric needs a scalar {metric!r}, got shape {value.shape}"
-            )
+        value = _real_scalar(metric, extra_args[metric])
         switched = state.switched | (value >= threshold)
+        types: list[Any] = []
 
         def run_before() -> tuple[optax.Updates, SwitchOnMetricState]:
             new, inner = first.update(updates, state.before, params, **extra_args)
-            return new, SwitchOnMetricState(switched, inner, state.after)
+            new_state = SwitchOnMetricState(switched, inner, state.after)
+            return _of_same_types((new, new_state), types)
 
         def run_after() -> tuple[optax.Updates, SwitchOnMetricState]:
             new, inner = second.update(updates, state.after, params, **extra_args)
-            return new, SwitchOnMetricState(switched, state.before, inner)
+            new_state = SwitchOnMetricState(switched, state.before, inner)
+            return _of_same_types((new, new_state), types)
 
         return lax.cond(switched, run_after, run_before)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _of_same_types(result: Any, types: list[Any]) -> Any:
+    """The result of a branch, refused if the branch before it has other types."""
+    leaves, treedef = jax.tree.flatten(result)
+    types.append((treedef, [jax.typeof(leaf).str_short() for leaf in leaves]))
+    (first, first_leaves), (last, last_leaves) = types[0], types[-1]
+    if types[0] != types[-1]:
+        differing = set(zip(first_leaves, last_leaves, strict=False)) - {
+            (leaf, leaf) for leaf in first_leaves
+        }
+        raise ArgumentError(
+            "before and after must give updates, and keep states, of the same "
+            f"structure, shapes and dtypes, got {shown(differing or (first, last))}"
+        )
+    return result
+
+
+def _real_scalar(metric: str, given: Any) -> jax.Array:
+    try:
+        value = jnp.asarray(given)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(
+            f"switch_on_metric needs a real scalar {metric!r}, got {shown(given)}"
+        ) from error
+    if value.ndim or jnp.iscomplexobj(value):
+        raise ArgumentError(
+            f"switch_on_metric needs a real scalar {metric!r}, got shape {value.shape} "
+            f"and dtype {value.dtype}"
+        )
+    return value
 
 
 def delayed_frobenius_penalty(
@@ -133,7 +174,8 @@ def delayed_frobenius_penalty(
       A gradient transformation whose ``update`` needs ``params`` and the metric.
 
     Raises:
-      ArgumentError: at ``update``, if ``params`` or the metric is missing.
+      ArgumentError: as :func:`switch_on_metric` and
+        :func:`egd_optax.add_frobenius_penalty`.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,0 +1,137 @@
+"""Trees refused where they are given: gradients, parameters, masks, axes."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+from egd_optax.arguments import ArgumentError, shown
+
+Mask = Any | Callable[[optax.Params], Any]
+
+
+def checked_params(
+    params: optax.Params | None, name: str, updates: optax.Updates
+) -> optax.Params:
+    """The parameters, refused if they are missing or do not fit the gradients."""
+    if params is None:
+        raise ArgumentError(
+            f"{name} needs the parameters, got None: call "
+            "tx.update(grads, state, params)"
+        )
+    check_floating("parameter", params)
+    check_alike(updates, "params", params)
+    return params
+
+
+def check_floating(what: str, tree: Any) -> None:
+    """Refuses leaves that are no arrays of floating or complex numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            raise ArgumentError(
+                f"the {what}{_at(path)} must be an array of floating numbers, got "
+                f"{shown(leaf) if dtype is None else dtype}"
+            )
+
+
+def check_alike(updates: optax.Updates, name: str, other: Any) -> None:
+    """Refuses gradients, and a tree beside them, that differ in structure or shapes."""
+    check_floating("gradient", updates)
+    others = leaves_below(updates, other, f"the gradients do not fit {name}")
+    paths = jax.tree_util.tree_leaves_with_path(updates)
+    for (path, leaf), beside in zip(paths, others, strict=True):
+        shape = getattr(beside, "shape", None)
+        if shape != leaf.shape:
+            raise ArgumentError(
+                f"the gradient{_at(path)} has shape {leaf.shape}, and {name} there "
+                f"{shown(beside) if shape is None else f'shape {shape}'}"
+            )
+
+
+def leaves_below(prefix: Any, tree: Any, problem: str, **is_leaf: Any) -> list[Any]:
+    """What the tree has at each leaf of a prefix of it; refused if it is none."""
+    treedef: Any = jax.tree.structure(prefix, **is_leaf)
+    try:
+        return treedef.flatten_up_to(tree)
+    except (TypeError, ValueError) as error:
+        first, second = (
+            {jax.tree_util.keystr(path) for path, _ in leaves}
+            for leaves in (
+                jax.tree_util.tree_leaves_with_path(prefix, **is_leaf),
+                jax.tree_util.tree_leaves_with_path(tree),
+            )
+        )
+        raise ArgumentError(
+            f"{problem}: leaves {shown(sorted(first))} and {shown(sorted(second))}"
+        ) from error
+
+
+def checked_mask(mask: Mask) -> Callable[[Any], Any]:
+    """A mask as a function, made to refuse what is no mask of the tree it meets."""
+    leaves = jax.tree.leaves(mask)
+    # As optax has it: some trees can be called as well.
+    is_function = bool(leaves) and all(map(callable, leaves))
+    if not is_function:
+        _check_booleans(mask)
+
+    def mask_of(tree: Any) -> Any:
+        given = mask(tree) if is_function else mask
+        _check_booleans(given)
+        leaves_below(given, tree, "mask is no prefix of the tree that it is for")
+        return given
+
+    return mask_of
+
+
+def _check_booleans(mask: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+        # JAX arrays too, but optax asks for the value, and a traced one has none.
+        traced = isinstance(leaf, jax.core.Tracer)
+        if traced or np.shape(leaf) != () or np.asarray(leaf).dtype != np.bool_:
+            raise ArgumentError(
+                "mask must be a tree of True and False, or a function of the "
+                f"parameters that returns one, got {shown(leaf)}{_at(path)}"
+            )
+
+
+def check_dimension_numbers(numbers: Any) -> None:
+    """Refuses what can be no ``weight_dimension_numbers``, whatever the parameters."""
+    if callable(numbers):
+        return
+    leaves = jax.tree_util.tree_leaves_with_path(numbers, is_leaf=is_number)
+    for path, number in leaves:
+        if not is_number(number):
+            raise ArgumentError(
+                "weight_dimension_numbers must be a tree of "
+                "optax.contrib.MuonDimensionNumbers and None, or a function that "
+                f"returns one, got {shown(number)}{_at(path)}"
+            )
+        for side in number or ():
+            axes_of(side)
+
+
+def is_number(node: Any) -> bool:
+    """Whether a node of a tree of dimension numbers is a leaf of it."""
+    return node is None or isinstance(node, MuonDimensionNumbers)
+
+
+def axes_of(side: Any) -> tuple[int, ...]:
+    """One side of ``MuonDimensionNumbers``, an axis or several, as a tuple."""
+    try:
+        axes = side if isinstance(side, (tuple, list)) else (side,)
+        return tuple(operator.index(axis) for axis in axes)
+    except TypeError as error:
+        raise ArgumentError(
+            "an axis of weight_dimension_numbers must be an integer or a tuple of "
+            f"integers, got {shown(side)}"
+        ) from error
+
+
+def _at(path: Any) -> str:
+    return f" at {jax.tree_util.keystr(path)}" if path else ""
