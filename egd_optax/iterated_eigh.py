@@ -64,9 +64,11 @@ def _resolve(passes: _Passes) -> _Passes:
     damping = _damped_inverse_root(gram, energy, cut, keep)
 
     def go_on() -> tuple[jax.Array, jax.Array]:
-        turn = _tilt(gram, energy, pending)
+        # What is noise so far is raised with the rest, and may be more after that.
+        small = energy < cut
+        turn = _tilt(gram, energy, small)
         raised = product(damping - product(turn, damping), rows)
-        return _diagonalized(vectors + product(vectors, turn), raised, pending)
+        return _diagonalized(vectors + product(vectors, turn), raised, small)
 
     vectors, rows = lax.cond(
         jnp.any(pending), go_on, lambda: (product(vectors, damping), rows)
@@ -85,12 +87,12 @@ def _resolve(passes: _Passes) -> _Passes:
 
 
 def _diagonalized(
-    vectors: jax.Array, rows: jax.Array, pending: jax.Array
+    vectors: jax.Array, rows: jax.Array, small: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The same, the first directions turned so that their rows are orthogonal.
 
     A third of all directions, two thirds or all: as many as it takes to have all that
-    are pending, since these come first.
+    are small, since these come first.
     """
     m = rows.shape[-2]
     sizes = [max(third * m // 3, 1) for third in (1, 2, 3)]
@@ -104,7 +106,7 @@ def _diagonalized(
             jnp.concatenate([block, rows[..., size:, :]], axis=-2),
         )
 
-    too_small = [jnp.any(pending[..., size:]) for size in sizes[:-1]]
+    too_small = [jnp.any(small[..., size:]) for size in sizes[:-1]]
     return lax.switch(
         sum(flag.astype(jnp.int32) for flag in too_small),
         [functools.partial(turned, size) for size in sizes],
@@ -116,15 +118,15 @@ def _left_vectors(x: jax.Array) -> jax.Array:
     return lax.linalg.eigh(gram_matrix(x), symmetrize_input=False)[0]
 
 
-def _tilt(gram: jax.Array, energy: jax.Array, pending: jax.Array) -> jax.Array:
-    """The rotation, less one, that turns pending directions away from the others.
+def _tilt(gram: jax.Array, energy: jax.Array, small: jax.Array) -> jax.Array:
+    """The rotation, less one, that turns small directions away from the others.
 
     By the angle of first-order perturbation theory. Each large direction leans towards
     the small ones by some eps, and beside a small row that is much.
     """
-    small, large = energy[..., :, None], energy[..., None, :]
-    between = pending[..., :, None] & ~pending[..., None, :] & (small <= 0.9 * large)
-    angle = jnp.where(between, gram / jnp.where(between, large - small, 1), 0)
+    own, other = energy[..., :, None], energy[..., None, :]
+    between = small[..., :, None] & ~small[..., None, :] & (own <= 0.9 * other)
+    angle = jnp.where(between, gram / jnp.where(between, other - own, 1), 0)
     return angle - adjoint(angle)
 
 
@@ -142,12 +144,16 @@ def _damped_inverse_root(
     gap = energy[..., :, None] - energy[..., None, :]
     clipped_gap = clipped[..., :, None] - clipped[..., None, :]
     a, b = root[..., :, None], root[..., None, :]
-    distinct = gap != 0
-    # Where two coincide, the slope of clipping.
-    slope = (energy >= cut)[..., None, :].astype(gap.dtype)
-    between_kept = -jnp.where(distinct, clipped_gap, slope) / (
-        a * b * (a + b) * jnp.where(distinct, gap, 1)
+    large = energy >= cut
+    one_sided = large[..., :, None] != large[..., None, :]
+    # Clipping leaves the gap or takes it away where both are on one side. It may be
+    # zero there, or so little that its product with the roots is.
+    slope = jnp.where(
+        one_sided,
+        clipped_gap / jnp.where(one_sided, gap, 1),
+        large[..., None, :].astype(gap.dtype),
     )
+    between_kept = -slope / (a * b * (a + b))
     cubed = 1 / (clipped * root)
     to_dropped = jnp.minimum(cubed[..., :, None], cubed[..., None, :])
     kept, other_kept = keep[..., :, None], keep[..., None, :]

@@ -92,6 +92,28 @@ def test_is_accurate_for_directions_far_below_a_cluster(small, count, rng):
     assert ratio_to_svd(draws, polar_by_eigh) <= 1e-2
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_directions_near_rcond_are_set_to_one_or_dropped_on_accelerators(dtype, rng):
+    lowest = np.log10(float(jnp.finfo(dtype).eps)) - 1
+    stack = np.stack(
+        [
+            np.linalg.qr(rng.normal(size=(5, 5)))[0]
+            * 10 ** rng.uniform(lowest, 0, size=5)
+            @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
+            for _ in range(2000)
+        ]
+    )
+    with jax.enable_x64(dtype == jnp.float64):
+        result = lax.map(polar_on_accelerators, jnp.asarray(stack, dtype))
+    values = np.linalg.svd(np.asarray(result, np.float64), compute_uv=False)
+    assert np.max(np.minimum(values, abs(values - 1))) < 1e-4
+
+
+def test_rows_whose_squares_nearly_vanish_are_finite_on_accelerators():
+    x = jnp.diag(jnp.array([1.0, 3e-17, 1e-17]))
+    np.testing.assert_array_equal(polar_on_accelerators(x), x > 0.5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("shape", "rank"), [((64, 64), 20), ((97, 40), 39)])
 def test_rank_deficiency_drops_the_null_space(method, shape, rank, rng):
