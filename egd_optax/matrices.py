@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-from egd_optax.arguments import ArgumentError
+from egd_optax.arguments import ArgumentError, shown
+from egd_optax.trees import axes_of, is_number, leaves_below
 
 # A tree (or a prefix of one) of MuonDimensionNumbers and None, or a function from the
 # tree of arrays to such a tree; None stands for the default rule.
@@ -94,12 +95,13 @@ def matrix_layouts(
     paths = jax.tree_util.tree_leaves_with_path(tree)
     if numbers is None:
         given = [
-            MuonDimensionNumbers() if jnp.ndim(leaf) == 2 else None for _, leaf in paths
+            MuonDimensionNumbers() if _rank(path, leaf) == 2 else None
+            for path, leaf in paths
         ]
     else:
         given = _broadcast(numbers, tree)
     return [
-        None if number is None else _layout(jax.tree_util.keystr(path), leaf, number)
+        None if number is None else _layout(path, leaf, number)
         for (path, leaf), number in zip(paths, given, strict=True)
     ]
 
@@ -148,34 +150,50 @@ def _from_matrices(
 
 
 def _broadcast(numbers: Any, tree: Any) -> list[MuonDimensionNumbers | None]:
-    given: list[MuonDimensionNumbers | None] = []
     # The numbers may be a prefix of the tree, and optax.masked and optax.partition
     # leave empty nodes where the numbers still name a leaf.
-    jax.tree.map(
-        lambda number, subtree: given.extend([number] * len(jax.tree.leaves(subtree))),
-        numbers,
-        tree,
-        is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
+    subtrees = leaves_below(
+        numbers, tree, "weight_dimension_numbers do not fit the tree", is_leaf=is_number
     )
-    return given
+    leaves = jax.tree.leaves(numbers, is_leaf=is_number)
+    return [
+        number
+        for number, subtree in zip(leaves, subtrees, strict=True)
+        for _ in jax.tree.leaves(subtree)
+    ]
 
 
-def _layout(path: str, x: jax.Array, number: MuonDimensionNumbers) -> MatrixLayout:
+def _rank(path: Any, leaf: Any) -> int:
+    try:
+        return jnp.ndim(leaf)
+    except TypeError as error:
+        raise ArgumentError(
+            f"leaf {jax.tree_util.keystr(path)} is no array, but {shown(leaf)}"
+        ) from error
+
+
+def _layout(path: Any, x: jax.Array, number: MuonDimensionNumbers) -> MatrixLayout:
+    rank = _rank(path, x)
+    dtype = jnp.result_type(x)
+
     def fail(reason: str) -> ArgumentError:
-        return ArgumentError(f"leaf {path} of shape {jnp.shape(x)}: {number} {reason}")
+        return ArgumentError(
+            f"leaf {jax.tree_util.keystr(path)} of shape {jnp.shape(x)}: {reason}"
+        )
 
     if not isinstance(number, MuonDimensionNumbers):
-        raise fail("is neither MuonDimensionNumbers nor None")
-    rank = jnp.ndim(x)
+        raise fail(f"{shown(number)} is neither MuonDimensionNumbers nor None")
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise fail(f"a matrix must have a floating dtype, got {dtype}")
     sides: list[tuple[int, ...]] = []
     for axes in number:
-        axes = (axes,) if isinstance(axes, int) else tuple(axes)
+        axes = axes_of(axes)
         if not axes or not all(-rank <= axis < rank for axis in axes):
-            raise fail(f"does not name axes of an array of {rank}")
+            raise fail(f"{number} does not name axes of an array of {rank}")
         sides.append(tuple(axis % rank for axis in axes))
     named = sides[0] + sides[1]
     if len(set(named)) < len(named):
-        raise fail("names an axis twice")
+        raise fail(f"{number} names an axis twice")
     batch = tuple(axis for axis in range(rank) if axis not in named)
     batch_size, fan_in, fan_out = (
         math.prod(x.shape[axis] for axis in axes) for axes in (batch, *sides)

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from egd_optax import double_precision, iterated_eigh
-from egd_optax.arguments import checked_count, checked_matrix
+from egd_optax.arguments import (
+    check_integer,
+    check_key,
+    check_number,
+    checked_count,
+    checked_matrix,
+)
 from egd_optax.fallback import with_fallback
 from egd_optax.linear_algebra import adjoint, product, unit_scale
 from egd_optax.one_by_one import one_by_one
@@ -56,8 +62,8 @@ def polar_by_eigh(
       NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
 
     Raises:
-      ArgumentError: ``x`` has fewer than two axes.
-      ArgumentError: ``x`` is neither floating nor complex.
+      ArgumentError: ``x`` has fewer than two axes or is neither floating nor complex;
+        ``rcond`` is no number in [0, 1).
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,7 +82,7 @@ def polar_and_failures(
     x: jax.Array, *, rcond: jax.typing.ArrayLike | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """:func:`polar_by_eigh`, and for which matrices ``(...)`` the eigh failed."""
-    return _compiled(_by_eigh, checked_matrix(x), rcond)
+    return _compiled(_by_eigh, checked_matrix(x), _checked_rcond(rcond))
 
 
 def polar_by_svd(
@@ -96,8 +102,8 @@ def polar_by_svd(
       U Vᴴ for X = U S Vᴴ, of the shape and dtype of ``x``.
 
     Raises:
-      ArgumentError: ``x`` has fewer than two axes.
-      ArgumentError: ``x`` is neither floating nor complex.
+      ArgumentError: ``x`` has fewer than two axes or is neither floating nor complex;
+        ``rcond`` is no number in [0, 1).
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,7 +112,7 @@ def polar_by_svd(
       [[0. 1.]
        [0. 0.]]
     """
-    return _compiled(_by_svd, checked_matrix(x), rcond)[0]
+    return _compiled(_by_svd, checked_matrix(x), _checked_rcond(rcond))[0]
 
 
 def polar_by_randomized_svd(
@@ -145,9 +151,9 @@ def polar_by_randomized_svd(
       NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
 
     Raises:
-      ArgumentError: ``x`` has fewer than two axes, or ``rank`` is below one.
-      ArgumentError: ``x`` is neither floating nor complex, or ``rank`` is no static
-        integer.
+      ArgumentError: ``x`` has fewer than two axes or is neither floating nor complex;
+        ``rank`` is no static integer of at least 1, ``key`` no single key, or
+        ``power_iterations`` no integer of at least 0.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -162,6 +168,8 @@ def polar_by_randomized_svd(
     0909.4061; used for the gradient in Saheb Pasand and Dohmatob, *Egalitarian Gradient
     Descent*, arXiv 2510.04930, with two power iterations.
     """
+    check_key("key", key)
+    check_integer("power_iterations", power_iterations, at_least=0)
     return randomized_polar_and_failures(
         x, rank, key=key, power_iterations=power_iterations
     )[0]
@@ -175,6 +183,14 @@ def randomized_polar_and_failures(
     if rank >= min(x.shape[-2:]):
         return polar_and_failures(x)
     return _polar_by_randomized_svd(x, rank, key, power_iterations)
+
+
+def _checked_rcond(
+    rcond: jax.typing.ArrayLike | None,
+) -> jax.typing.ArrayLike | None:
+    if rcond is not None:
+        check_number("rcond", rcond, at_least=0, below=1)
+    return rcond
 
 
 def _of_stacks(

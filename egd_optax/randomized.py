@@ -7,9 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.arguments import checked_count
+from egd_optax.arguments import (
+    ArgumentError,
+    check_integer,
+    check_key,
+    checked_count,
+    shown,
+)
 from egd_optax.matrices import WeightDimensionNumbers, map_and_count
 from egd_optax.polar import randomized_polar_and_failures
+from egd_optax.trees import check_dimension_numbers
 
 
 class ScaleByRandomizedEGDState(NamedTuple):
@@ -51,9 +58,9 @@ def scale_by_randomized_egd(
       A gradient transformation. Updates keep shape and dtype.
 
     Raises:
-      ArgumentError: ``rank`` is below one; at ``update``, where dimension numbers do not
-        fit a leaf.
-      ArgumentError: ``rank`` is no integer; at ``init`` or ``update``, where it is traced.
+      ArgumentError: ``rank`` is no static integer of at least 1, ``seed`` neither an
+        integer nor a key, or ``power_iterations`` no integer of at least 0; dimension
+        numbers are none or, at ``update``, do not fit a leaf; a matrix of integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,6 +75,9 @@ def scale_by_randomized_egd(
     2510.04930, whose ranks are 4 to 128.
     """
     rank = checked_count("rank", rank)
+    jax.eval_shape(lambda: _as_key(seed))
+    check_integer("power_iterations", power_iterations, at_least=0)
+    check_dimension_numbers(weight_dimension_numbers)
 
     def init_fn(params: optax.Params) -> ScaleByRandomizedEGDState:
         del params
@@ -106,5 +116,11 @@ def scale_by_randomized_egd(
 
 def _as_key(seed: jax.typing.ArrayLike) -> jax.Array:
     if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        check_key("seed", seed)
         return seed
-    return jax.random.key(seed)
+    try:
+        return jax.random.key(seed)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(
+            f"seed must be an integer of 64 bits or a single key, got {shown(seed)}"
+        ) from error

@@ -13,6 +13,7 @@ from egd_optax.linear_algebra import (
 )
 from egd_optax.matrices import WeightDimensionNumbers, matrix_layouts, to_matrices
 from egd_optax.one_by_one import one_by_one
+from egd_optax.trees import check_dimension_numbers
 
 
 def singular_values(
@@ -32,7 +33,8 @@ def singular_values(
       ``jax.tree.leaves`` has one entry a matrix.
 
     Raises:
-      ArgumentError: dimension numbers do not fit a leaf.
+      ArgumentError: dimension numbers are none or do not fit a leaf; a leaf is no array
+        or a matrix of integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,6 +109,7 @@ def _per_matrix(
     tree: optax.Params,
     weight_dimension_numbers: WeightDimensionNumbers,
 ) -> optax.Params:
+    check_dimension_numbers(weight_dimension_numbers)
     leaves, treedef = jax.tree.flatten(tree)
     layouts = matrix_layouts(tree, weight_dimension_numbers)
     results: list[jax.Array | None] = []
