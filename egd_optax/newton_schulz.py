@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax import polar_express
-from egd_optax.arguments import ArgumentError, checked_count, checked_matrix
+from egd_optax.arguments import ArgumentError, checked_count, checked_matrix, shown
 from egd_optax.linear_algebra import (
     adjoint,
     at_least_float32,
@@ -58,9 +58,9 @@ def polar_by_newton_schulz(
       NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
 
     Raises:
-      ArgumentError: ``x`` has fewer than two axes, or ``steps`` is below one.
-      ArgumentError: ``x`` is neither floating nor complex, ``steps`` is no static integer,
-        or ``dtype`` does not hold numbers like those of ``x``.
+      ArgumentError: ``x`` has fewer than two axes or is neither floating nor complex;
+        ``steps`` is no static integer from 1 to 100, or ``dtype`` does not hold numbers
+        like those of ``x``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,7 +73,7 @@ def polar_by_newton_schulz(
     polynomials that are the best of each step; dropping what is not reached, and
     forming the Gram matrix anew where rounding asks for it, are this package's.
     """
-    x, steps = checked_matrix(x), checked_count("steps", steps)
+    x, steps = checked_matrix(x), checked_count("steps", steps, at_most=100)
     return _polar_by_newton_schulz(x, steps, _working_dtype(x, dtype))
 
 
@@ -83,11 +83,14 @@ def _working_dtype(
     if dtype is None:
         return at_least_float32(x.dtype)
     kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
-    if not jnp.issubdtype(dtype, kind):
-        raise ArgumentError(
-            f"a {x.dtype} matrix needs a {kind.__name__} dtype, got {dtype}"
-        )
-    return jnp.dtype(dtype)
+    wanted = f"dtype must be a {kind.__name__} one for a matrix of {x.dtype}"
+    try:
+        working = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ArgumentError(f"{wanted}, got {shown(dtype)}") from error
+    if not jnp.issubdtype(working, kind):
+        raise ArgumentError(f"{wanted}, got {working}")
+    return working
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "dtype"))
