@@ -31,10 +31,12 @@ from egd_optax.switching import (
     delayed_frobenius_penalty,
     switch_on_metric,
 )
+from egd_optax.vanishing import ApplyUnlessVanishedState, apply_unless_vanished
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ApplyUnlessVanishedState",
     "ArgumentError",
     "GrokfastEMAState",
     "GrokfastMAState",
@@ -45,6 +47,7 @@ __all__ = [
     "add_frobenius_penalty",
     "add_log_det_penalty",
     "add_nuclear_norm_penalty",
+    "apply_unless_vanished",
     "clip_weight_row_norms",
     "condition_numbers",
     "delayed_frobenius_penalty",

@@ -10,6 +10,7 @@ import optax
 from egd_optax.matrices import WeightDimensionNumbers, map_and_count, matrix_layouts
 from egd_optax.polar import polar_and_failures, polar_by_eigh
 from egd_optax.sharding import keep_shardings, spread_over_devices
+from egd_optax.vanishing import apply_unless_vanished
 
 
 class ScaleByEGDState(NamedTuple):
@@ -41,7 +42,9 @@ def scale_by_egd(
     Order is meaning: ``add_decayed_weights`` before this transformation is whitened
     together with the gradient (as in the paper), after it it is a decoupled decay.
     The result has spectral norm one whatever the gradient's size, so a schedule of
-    the learning rate alone says how far a step goes.
+    the learning rate alone says how far a step goes. That is so for the rounding errors
+    of a vanishing gradient, too, unless :func:`egd_optax.apply_unless_vanished` is put
+    around.
 
     Args:
       polar_fn: polar factor of arrays ``(..., m, n)``; None takes
@@ -59,8 +62,8 @@ def scale_by_egd(
       on a mesh that is one number that all devices add up, where it is used.
 
     Raises:
-      ArgumentError: at ``update``, where dimension numbers do not fit a leaf; the message
-        names it.
+      ArgumentError: at ``update``, where dimension numbers do not fit a leaf; the
+        message names it.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -111,6 +114,7 @@ def egd(
     weight_decay: optax.ScalarOrSchedule = 0.07,
     adam_learning_rate: optax.ScalarOrSchedule = 1e-3,
     adam_weight_decay: optax.ScalarOrSchedule = 0.0,
+    vanishing_threshold: jax.typing.ArrayLike | None = None,
     polar_fn: Callable[[jax.Array], jax.Array] | None = None,
     weight_dimension_numbers: WeightDimensionNumbers = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -192,16 +196,27 @@ def egd(
         names = ["other" if layout is None else "matrix" for layout in layouts]
         return jax.tree.unflatten(jax.tree.structure(params), names)
 
-    matrix = optax.chain(
+    def descent(
+        direction: optax.GradientTransformation,
+        learning_rate: optax.ScalarOrSchedule,
+        weight_decay: optax.ScalarOrSchedule,
+    ) -> optax.GradientTransformation:
+        return optax.chain(
+            apply_unless_vanished(direction, vanishing_threshold),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    whitened = optax.chain(
         optax.trace(momentum, nesterov=True),
         scale_by_egd(polar_fn, weight_dimension_numbers=weight_dimension_numbers),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
     )
     return optax.partition(
         {
-            "matrix": matrix,
-            "other": optax.adamw(adam_learning_rate, weight_decay=adam_weight_decay),
+            "matrix": descent(whitened, learning_rate, weight_decay),
+            "other": descent(
+                optax.scale_by_adam(), adam_learning_rate, adam_weight_decay
+            ),
         },
         labels,
     )

@@ -20,6 +20,7 @@ ARGUMENTS = {
     "add_frobenius_penalty": {"strength": 1e-3},
     "add_log_det_penalty": {"strength": 1e-3, "eps": 0.1},
     "add_nuclear_norm_penalty": {"strength": 1e-3},
+    "apply_unless_vanished": {"inner": egd_optax.scale_by_egd()},
     "clip_weight_row_norms": {"max_norm": 2.0},
     "delayed_frobenius_penalty": {},
     "egd": {"learning_rate": 1e-2},

@@ -1,0 +1,127 @@
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from egd_optax import apply_unless_vanished, egd, scale_by_egd
+
+
+def teacher(rng, widths=(64, 128, 16), examples=512):
+    """Weights of a ReLU net with zero loss but for rounding, random ones, the loss."""
+    inputs = rng.normal(size=(examples, widths[0]))
+    shapes = list(itertools.pairwise(widths))
+    weights, others = (
+        {str(i): rng.normal(size=s) / np.sqrt(s[0]) for i, s in enumerate(shapes)}
+        for _ in range(2)
+    )
+    targets = np.maximum(inputs @ weights["0"], 0) @ weights["1"]
+    inputs, targets, weights, others = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32), (inputs, targets, weights, others)
+    )
+
+    def loss(params):
+        outputs = jax.nn.relu(inputs @ params["0"]) @ params["1"]
+        return jnp.mean((outputs - targets) ** 2)
+
+    return weights, others, loss
+
+
+def train(tx, params, state, loss, steps):
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])(
+        (params, state)
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.95])
+def test_a_model_at_zero_loss_stays_put(rng, momentum):
+    solution, start, loss = teacher(rng)
+    grads = jax.grad(loss)(solution)
+    assert all(jnp.any(g) for g in jax.tree.leaves(grads))  # rounding errors
+
+    def after(**options):
+        tx = egd(0.01, momentum=momentum, weight_decay=0.0, **options)
+        # One step away from the solution, as a training that led there has seen.
+        _, state = tx.update(jax.grad(loss)(start), tx.init(start), start)
+        return train(tx, solution, state, loss, 100)[0]
+
+    chex.assert_trees_all_equal(after(), solution)
+    moved = after(vanishing_threshold=0.0)
+    assert loss(moved) > 1e8 * loss(solution)
+
+
+def test_momentum_does_not_go_on_without_a_gradient():
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    tx = egd(0.1, momentum=0.95, weight_decay=0.0)
+    _, state = tx.update(params, tx.init(params), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, state = tx.update(zeros, state, params)
+    chex.assert_trees_all_equal(updates, zeros)
+    # From where it left off.
+    updates, _ = tx.update(params, state, params)
+    assert all(jnp.all(u < 0) for u in jax.tree.leaves(updates))
+
+
+def test_decay_goes_on():
+    params = {"kernel": jnp.ones((3, 2))}
+    tx = egd(0.1, weight_decay=0.5)
+    updates, _ = tx.update({"kernel": jnp.zeros((3, 2))}, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+
+
+def test_until_then_nothing_is_changed(rng):
+    tx, inner = apply_unless_vanished(scale_by_egd()), scale_by_egd()
+    grads = {"a": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), "b": jnp.ones(2)}
+    state = tx.init(grads)
+    for factor in (1.0, 1e-5, 1e30):
+        scaled = jax.tree.map(lambda g, f=factor: f * g, grads)
+        updates, state = tx.update(scaled, state)
+        expected, _ = inner.update(scaled, inner.init(grads))
+        chex.assert_trees_all_equal(updates, expected)
+
+
+def test_leaf_by_leaf_and_with_a_threshold_of_ones_own():
+    tx = apply_unless_vanished(optax.identity(), 0.1)
+    state = tx.init(jnp.zeros(2))
+    grads = {"a": jnp.ones(2), "b": jnp.full(2, 4.0)}
+    state = tx.init(grads)
+    _, state = tx.update(grads, state)
+    grads = {"a": jnp.full(2, 0.3), "b": jnp.full(2, 0.3)}
+    updates, _ = tx.update(grads, state)
+    np.testing.assert_array_equal(updates["a"], grads["a"])
+    np.testing.assert_array_equal(updates["b"], 0)
+
+
+@pytest.mark.parametrize("outlier", [1e37, jnp.inf, jnp.nan])
+def test_an_outlier_stops_nothing(outlier):
+    tx = apply_unless_vanished(optax.identity())
+    state = tx.init(jnp.zeros(2))
+    for size in (1.0, outlier, 1e-5):
+        updates, state = tx.update(jnp.full(2, size), state)
+        np.testing.assert_array_equal(updates, np.full(2, size, np.float32))
+    # As the first gradient, one that is not finite says nothing.
+    if not np.isfinite(outlier):
+        _, state = tx.update(jnp.full(2, outlier), tx.init(jnp.zeros(2)))
+        assert tx.update(jnp.full(2, 1e-9), state)[0].all()
+
+
+def test_the_threshold_follows_the_dtype():
+    with jax.enable_x64(True):
+        tx = apply_unless_vanished(optax.identity())
+        state = tx.init(jnp.zeros(2, jnp.float64))
+        for size, rests in ((1.0, False), (1e-14, False), (1e-15, True)):
+            updates, state = tx.update(jnp.full(2, size, jnp.float64), state)
+            assert bool(jnp.all(updates == 0)) == rests
+    state = tx.init(jnp.zeros(2, jnp.bfloat16))
+    for size, rests in ((1.0, False), (1e-5, False), (1e-7, True)):
+        updates, state = tx.update(jnp.full(2, size, jnp.bfloat16), state)
+        assert updates.dtype == jnp.bfloat16
+        assert bool(jnp.all(updates == 0)) == rests
