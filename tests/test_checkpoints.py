@@ -242,12 +242,14 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert contents(undisturbed) == before
 
 
-def test_a_state_of_another_shape_is_refused(tmp_path):
+@pytest.mark.parametrize("optimizers", [("sgd", "adam"), ("adam", "sgd")])
+def test_a_state_of_another_shape_is_refused(optimizers, tmp_path):
+    one, other = (getattr(optax, name)(0.1) for name in optimizers)
     checkpoints = Checkpoints(tmp_path / "state", 30, {}, resume=True)
-    train(TASK, small_net, optax.sgd(0.1), SETTINGS, checkpoints=checkpoints)
+    train(TASK, small_net, one, SETTINGS, checkpoints=checkpoints)
     again = Checkpoints(tmp_path / "state", 30, {}, resume=True)
     with pytest.raises(CheckpointError, match="another model or optimizer"):
-        train(TASK, small_net, optax.adam(0.1), SETTINGS, checkpoints=again)
+        train(TASK, small_net, other, SETTINGS, checkpoints=again)
 
 
 @pytest.mark.parametrize(
