@@ -166,7 +166,7 @@ def test_a_run_stops_when_every_seed_has_grokked(monkeypatch, rng):
         ({"max_steps": 2}, "budget of 2 steps"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"threshold": 95.0}, r"threshold must lie in \(0, 1\], got 95.0"),
-        ({"train_fraction": 1.0}, "train fraction .* got 1.0"),
+        ({"train_fraction": 1.0}, "train_fraction .* got 1.0"),
     ],
 )
 def test_bad_settings_are_named(change, message):

@@ -8,9 +8,18 @@ from typing import Any
 import tyro
 
 from egd_optax.grokking.files import prepare_folder
-from egd_optax.grokking.problems import TASKS, Model, Problem, mnist_1k, modular, parity
+from egd_optax.grokking.problems import (
+    TASKS,
+    Model,
+    Problem,
+    check_memory,
+    mnist_1k,
+    modular,
+    parity,
+)
 from egd_optax.grokking.recipes import SHOWN, recipes_for
 from egd_optax.grokking.settings import check_settings
+from egd_optax.grokking.tasks import check_range
 from egd_optax.grokking.tracking import check_trackers
 
 
@@ -85,8 +94,9 @@ class Train(Experiment):
 
 def prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
     """All that bad input can break, before anything is run or written."""
-    if command.seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {command.seeds}")
+    check_range("seeds", command.seeds, at_most=2**20)
+    if not str(command.out).isprintable():
+        raise ValueError(f"out must be a printable name, got {str(command.out)!r}")
     problem = _problem(command)
     changes: dict[str, Any] = {
         "seeds": tuple(range(command.seeds)),
@@ -117,6 +127,7 @@ def prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
         _check_checkpointing(command)
     check_trackers(command.track)
     check_settings(problem.task, settings)
+    check_memory(problem)
     prepare_folder(command.out)
     return problem, names
 
@@ -143,7 +154,5 @@ def _problem(command: Experiment) -> Problem:
 def _check_checkpointing(command: Train) -> None:
     if command.checkpoint_every is None and command.resume:
         raise ValueError("--resume needs --checkpoint-every, got none")
-    if command.checkpoint_every is not None and command.checkpoint_every < 1:
-        raise ValueError(
-            f"checkpoint_every must be at least 1, got {command.checkpoint_every}"
-        )
+    if command.checkpoint_every is not None:
+        check_range("checkpoint_every", command.checkpoint_every)

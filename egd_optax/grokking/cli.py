@@ -8,16 +8,15 @@ import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from egd_optax.grokking import figures
-from egd_optax.grokking.arguments import Experiment, Race, Train, prepare
+from egd_optax.grokking.arguments import Experiment, Train, prepare
 from egd_optax.grokking.checkpoints import (
     CheckpointError,
     Checkpoints,
@@ -30,6 +29,7 @@ from egd_optax.grokking.recipes import RECIPES, baseline
 from egd_optax.grokking.summary import summary_csv, summary_table
 from egd_optax.grokking.tracking import TRACKERS, Tracker
 from egd_optax.grokking.training import train
+from egd_optax.grokking.usage import in_flags, parse
 
 
 def main() -> None:
@@ -38,13 +38,10 @@ def main() -> None:
     Exit status: 1 where the disk does not take the files, 2 for what was asked for in
     vain, 130 after an interruption.
     """
-    command = tyro.cli(
-        Annotated[Race, tyro.conf.subcommand("race")]
-        | Annotated[Train, tyro.conf.subcommand("train")],
-        prog="egd-grok",
-        description="Races optimizers on the tasks on which neural networks grok.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-    )
+    try:
+        command = parse(sys.argv[1:])
+    except ValueError as error:
+        _fail(str(error), 2)
     with contextlib.ExitStack() as stack:
         try:
             problem, names = prepare(command)
@@ -53,7 +50,7 @@ def main() -> None:
                 warnings.simplefilter("always", CheckpointWarning)
                 checkpoints = _checkpoints(command)
         except ValueError as error:
-            _fail(str(error), 2)
+            _fail(in_flags(str(error)), 2)
         except OSError as error:
             _fail(in_one_line(error), 1)
         for warning in caught:
@@ -64,9 +61,17 @@ def main() -> None:
             _fail(str(error), 2)
         except OSError as error:
             _fail(in_one_line(error), 1)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and _FULL not in str(error):
+                raise
+            _fail("not enough memory: try a smaller --width, --modulus or --seeds", 2)
         except KeyboardInterrupt:
             print(file=sys.stderr)  # ends the line that has the ^C
             _fail(f"interrupted; see {command.out}", 130)
+
+
+# How XLA says it.
+_FULL = "RESOURCE_EXHAUSTED"
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -170,7 +175,8 @@ def _run(
         baseline=baseline(problem),
     )
     console.print(table)
-    console.print(f"Picture and data: {command.out}/")
+    # A name of a folder may look like markup.
+    console.print(f"Picture and data: {command.out}/", markup=False)
 
 
 def _config(command: Experiment) -> str:

@@ -1,9 +1,11 @@
 """Problems: a task, the model that learns it, and how its source trains the two."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 from flax import nnx
 
 from egd_optax.grokking.models import MLP, Transformer, TwoLayerNet
@@ -11,6 +13,8 @@ from egd_optax.grokking.settings import Settings
 from egd_optax.grokking.tasks import (
     OPERATIONS,
     Task,
+    check_entries,
+    check_range,
     mnist,
     modular_arithmetic,
     sparse_parity,
@@ -60,7 +64,7 @@ def modular(
     settings = Settings(max_steps=1500)
     if model == "mlp":
         task = modular_arithmetic(operation, modulus)
-        hidden = 512 if width is None else _positive(width)
+        hidden = 512 if width is None else _checked_width(width)
         return Problem(
             task,
             "modular",
@@ -73,11 +77,11 @@ def modular(
     if model != "transformer":
         raise ValueError(f"unknown model {model!r}: choose mlp or transformer")
     task = modular_arithmetic(operation, modulus, encoding="tokens")
-    features = 128 if width is None else _positive(width)
+    features = 128 if width is None else _checked_width(width)
     if features % _HEADS:
         raise ValueError(
-            f"the transformer has {_HEADS} heads, and its width {features} is no "
-            "multiple of that"
+            f"width must be a multiple of the transformer's {_HEADS} heads, got "
+            f"{features}"
         )
     return Problem(
         task,
@@ -118,7 +122,7 @@ def parity(
     """
     task = sparse_parity(bits, subset_size, secret_seed=secret_seed)
     published, rate, decay = _PARITY.get(subset_size, _PARITY[3])
-    hidden = published if width is None else _positive(width)
+    hidden = published if width is None else _checked_width(width)
     return Problem(
         task,
         "parity",
@@ -141,7 +145,7 @@ def mnist_1k(*, width: int | None = None) -> Problem:
 
     Source: Liu et al., *Omnigrok*, arXiv 2210.01117, as Lee et al. ran it.
     """
-    hidden = 200 if width is None else _positive(width)
+    hidden = 200 if width is None else _checked_width(width)
     return Problem(
         mnist(),
         "mnist",
@@ -153,7 +157,18 @@ def mnist_1k(*, width: int | None = None) -> Problem:
     )
 
 
-def _positive(width: int) -> int:
-    if width < 1:
-        raise ValueError(f"width must be at least 1, got {width}")
+def _checked_width(width: int) -> int:
+    check_range("width", width)
     return width
+
+
+def check_memory(problem: Problem) -> None:
+    """Raises ValueError for a model, or seeds, that take more than a run can have."""
+    model = nnx.eval_shape(lambda: problem.make_model(nnx.Rngs(0)))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))]
+    weights = sum(map(math.prod, shapes))
+    widest = max(max(shape) for shape in shapes)
+    # Weights, and a layer's outputs for all examples, which an evaluation has at once.
+    check_entries("width", widest, max(weights, len(problem.task.labels) * widest))
+    seeds = len(problem.settings.seeds)
+    check_entries("seeds", seeds, seeds * weights)

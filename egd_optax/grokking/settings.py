@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from egd_optax.grokking.tasks import Split, Task, split
+from egd_optax.grokking.tasks import Split, Task, check_range, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,27 +37,24 @@ def check_settings(task: Task, settings: Settings) -> None:
     if not settings.seeds:
         raise ValueError("a run needs at least one seed, got none")
     for name in ("max_steps", "batch_size", "epochs_per_evaluation"):
-        value = getattr(settings, name)
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if settings.patience is not None and settings.patience < 1:
-        raise ValueError(f"patience must be at least 1, got {settings.patience}")
+        check_range(name, getattr(settings, name))
+    for name in ("patience", "relabel_every"):
+        if getattr(settings, name) is not None:
+            check_range(name, getattr(settings, name))
     if not 0 < settings.threshold <= 1:
-        raise ValueError(f"the threshold must lie in (0, 1], got {settings.threshold}")
-    if settings.relabel_every is not None and settings.relabel_every < 1:
-        raise ValueError(
-            f"relabel_every must be at least 1, got {settings.relabel_every}"
-        )
+        raise ValueError(f"threshold must lie in (0, 1], got {settings.threshold}")
     per_epoch = steps_per_epoch(task, settings)
     if not per_epoch:
         raise ValueError(
-            f"a batch of {settings.batch_size} is larger than the training part of "
+            "batch_size must not exceed the training part: a batch of "
+            f"{settings.batch_size} is larger than that of "
             f"{_train_size(task, settings)} examples"
         )
     if settings.max_steps < per_epoch * settings.epochs_per_evaluation:
         raise ValueError(
-            f"a budget of {settings.max_steps} steps ends before the first evaluation, "
-            f"after {per_epoch * settings.epochs_per_evaluation}"
+            "max_steps must reach the first evaluation: a budget of "
+            f"{settings.max_steps} steps ends before it, after "
+            f"{per_epoch * settings.epochs_per_evaluation}"
         )
 
 

@@ -77,8 +77,8 @@ def modular_arithmetic(
       The task, with p classes, pairs in lexicographic order of (a, b).
 
     Raises:
-      ValueError: unknown operation or encoding, modulus below 2, or division by a
-        composite modulus.
+      ValueError: unknown operation or encoding, modulus below 2 or too large, or
+        division by a composite modulus.
 
     Example:
       >>> from egd_optax.grokking.tasks import modular_arithmetic
@@ -92,15 +92,16 @@ def modular_arithmetic(
         )
     if encoding not in ("one-hot", "tokens"):
         raise ValueError(f"unknown encoding {encoding!r}: choose one-hot or tokens")
-    if modulus < 2:
-        raise ValueError(f"the modulus must be at least 2, got {modulus}")
+    check_range("modulus", modulus, at_least=2)
     p = modulus
+    check_entries("modulus", p, p * p * (2 * p if encoding == "one-hot" else 4))
     least = 0
     if operation == "division":
         divisor = _smallest_divisor(p)
         if divisor < p:
             raise ValueError(
-                f"division needs a prime modulus, and {p} is divisible by {divisor}"
+                f"modulus must be a prime for division, and {p} is divisible by "
+                f"{divisor}"
             )
         least = 1
     grid = np.meshgrid(np.arange(p), np.arange(least, p), indexing="ij")
@@ -137,7 +138,8 @@ def sparse_parity(
       1, label 0 where it is −1; squared error.
 
     Raises:
-      ValueError: k does not lie between 1 and n, or there are fewer than two examples.
+      ValueError: k does not lie between 1 and n, the seed is below 0, or the examples
+        are fewer than two or too many.
 
     Example:
       >>> from egd_optax.grokking.tasks import sparse_parity
@@ -145,13 +147,12 @@ def sparse_parity(
       >>> bool(((task.inputs[:, 0] * task.inputs[:, 1] > 0) == task.labels).all())
       True
     """
-    if not 1 <= subset_size <= bits:
-        raise ValueError(
-            f"a parity needs a subset of 1 to {bits} of the {bits} bits, "
-            f"got {subset_size}"
-        )
-    if examples < 2:
-        raise ValueError(f"a parity needs at least 2 examples, got {examples}")
+    check_range("bits", bits)
+    check_range("subset_size", subset_size, at_most=bits)
+    check_range("examples", examples, at_least=2)
+    check_entries("bits", bits, bits * examples)
+    if secret_seed is not None and secret_seed < 0:
+        raise ValueError(f"secret_seed must be at least 0, got {secret_seed}")
     subset = np.arange(subset_size)
     if secret_seed is not None:
         chosen = np.random.default_rng(secret_seed).choice(
@@ -216,22 +217,40 @@ def split(
     """
     if not 0 < train_fraction < 1:
         raise ValueError(
-            f"the train fraction must lie strictly between 0 and 1, "
-            f"got {train_fraction}"
+            f"train_fraction must lie strictly between 0 and 1, got {train_fraction}"
         )
     if not 0 <= validation_fraction < 1:
         raise ValueError(
-            f"the validation fraction must lie in [0, 1), got {validation_fraction}"
+            f"validation_fraction must lie in [0, 1), got {validation_fraction}"
         )
     known = int(train_fraction * examples)
     held_out = int(validation_fraction * known)
     if known in (held_out, examples) or (validation_fraction and not held_out):
         raise ValueError(
-            f"of {examples} examples, a train fraction of {train_fraction} and a "
-            f"validation fraction of {validation_fraction} leave a part empty"
+            f"of {examples} examples, a train_fraction of {train_fraction} and a "
+            f"validation_fraction of {validation_fraction} leave a part empty"
         )
     order = jax.random.permutation(key, examples)
     return Split(order[held_out:known], order[:held_out], order[known:])
+
+
+def check_range(
+    name: str, value: int, *, at_least: int = 1, at_most: int = 2**31 - 1
+) -> None:
+    """Refuses a number out of range; more than 32 bits overflow inside of JAX."""
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value}")
+    if value > at_most:
+        raise ValueError(f"{name} must be at most {at_most}, got {value}")
+
+
+def check_entries(name: str, value: int, entries: int) -> None:
+    """Refuses what takes more memory than a run of this workbench can have."""
+    if entries > 2**30:
+        raise ValueError(
+            f"{name} must be smaller, got {value}: it takes arrays of more than 2^30 "
+            "entries"
+        )
 
 
 def _smallest_divisor(n: int) -> int:
