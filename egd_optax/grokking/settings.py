@@ -54,7 +54,8 @@ def check_settings(task: Task, settings: Settings) -> None:
         raise ValueError(
             "max_steps must reach the first evaluation: a budget of "
             f"{settings.max_steps} steps ends before it, after "
-            f"{per_epoch * settings.epochs_per_evaluation}"
+            f"{per_epoch * settings.epochs_per_evaluation} (epochs_per_evaluation: "
+            f"{settings.epochs_per_evaluation})"
         )
 
 
