@@ -179,6 +179,14 @@ def checked_whitening(
     return whiten
 
 
+def check_transformation(name: str, value: Any) -> None:
+    """Refuses what has no ``init`` and ``update``."""
+    if not all(callable(getattr(value, part, None)) for part in ("init", "update")):
+        raise ArgumentError(
+            f"{name} must be an optax.GradientTransformation, got {shown(value)}"
+        )
+
+
 def check_key(name: str, key: Any) -> None:
     """Refuses what is no single random key, typed or of raw data."""
     try:

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.arguments import check_number, checked_schedule, checked_whitening
 from egd_optax.matrices import WeightDimensionNumbers, map_and_count, matrix_layouts
 from egd_optax.polar import polar_and_failures, polar_by_eigh
 from egd_optax.sharding import keep_shardings, spread_over_devices
-from egd_optax.vanishing import apply_unless_vanished
+from egd_optax.trees import check_dimension_numbers, checked_params
+from egd_optax.vanishing import apply_unless_vanished, check_share
 
 
 class ScaleByEGDState(NamedTuple):
@@ -62,8 +64,8 @@ def scale_by_egd(
       on a mesh that is one number that all devices add up, where it is used.
 
     Raises:
-      ArgumentError: at ``update``, where dimension numbers do not fit a leaf; the
-        message names it.
+      ArgumentError: ``polar_fn`` is no function that keeps shapes; dimension numbers
+        are none or, at ``update``, do not fit a leaf; a matrix of integers.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -78,11 +80,13 @@ def scale_by_egd(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent: A Simple Approach
     to Accelerated Grokking*, arXiv 2510.04930.
     """
+    check_dimension_numbers(weight_dimension_numbers)
+    given = None if polar_fn is None else checked_whitening(polar_fn)
 
     def with_failures(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if polar_fn is None or polar_fn is polar_by_eigh:
+        if given is None or polar_fn is polar_by_eigh:
             return polar_and_failures(stack)
-        return polar_fn(stack), jnp.zeros(len(stack), bool)
+        return given(stack), jnp.zeros(len(stack), bool)
 
     whiten = spread_over_devices(with_failures)
 
@@ -170,8 +174,11 @@ def egd(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ArgumentError: if ``params`` is missing at ``update``, or dimension numbers do not
-        fit a leaf.
+      ArgumentError: a learning rate is neither a finite number nor a schedule, a decay
+        neither that, of at least 0, nor a schedule; ``momentum`` or
+        ``vanishing_threshold`` is no number in [0, 1); ``polar_fn`` and dimension
+        numbers as in :func:`scale_by_egd`; at ``update``, ``params`` is missing or does
+        not fit the gradients; a leaf is not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -190,6 +197,15 @@ def egd(
     2510.04930, for the whitening; momentum, decoupled decay and AdamW for the rest
     are this package's.
     """
+    # Negative rates climb. A negative decay would be a sign mistaken.
+    learning_rate = checked_schedule("learning_rate", learning_rate)
+    weight_decay = checked_schedule("weight_decay", weight_decay, at_least=0)
+    adam_learning_rate = checked_schedule("adam_learning_rate", adam_learning_rate)
+    adam_weight_decay = checked_schedule(
+        "adam_weight_decay", adam_weight_decay, at_least=0
+    )
+    check_number("momentum", momentum, at_least=0, below=1)
+    check_share("vanishing_threshold", vanishing_threshold)
 
     def labels(params: optax.Params) -> optax.Params:
         layouts = matrix_layouts(params, weight_dimension_numbers)
@@ -211,7 +227,7 @@ def egd(
         optax.trace(momentum, nesterov=True),
         scale_by_egd(polar_fn, weight_dimension_numbers=weight_dimension_numbers),
     )
-    return optax.partition(
+    tx = optax.partition(
         {
             "matrix": descent(whitened, learning_rate, weight_decay),
             "other": descent(
@@ -220,3 +236,14 @@ def egd(
         },
         labels,
     )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        params = checked_params(params, "egd", updates)
+        return tx.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)

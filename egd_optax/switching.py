@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from egd_optax.arguments import ArgumentError, check_number, shown
+from egd_optax.arguments import (
+    ArgumentError,
+    check_number,
+    check_transformation,
+    shown,
+)
 from egd_optax.penalties import add_frobenius_penalty
 
 
@@ -73,11 +78,8 @@ def switch_on_metric(
         raise ArgumentError(f"metric must be a name, got {shown(metric)}")
     # Infinity: never.
     check_number("threshold", threshold, finite=False)
-    for name, tx in (("before", before), ("after", after)):
-        if not all(callable(getattr(tx, part, None)) for part in ("init", "update")):
-            raise ArgumentError(
-                f"{name} must be an optax.GradientTransformation, got {shown(tx)}"
-            )
+    check_transformation("before", before)
+    check_transformation("after", after)
     first = optax.with_extra_args_support(before)
     second = optax.with_extra_args_support(after)
 

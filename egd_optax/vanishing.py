@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax.arguments import check_number, check_transformation
 from egd_optax.linear_algebra import at_least_float32
+from egd_optax.trees import check_floating, leaves_below
 
 
 class ApplyUnlessVanishedState(NamedTuple):
@@ -49,6 +51,11 @@ def apply_unless_vanished(
       A gradient transformation that passes extra arguments on. NaN counts as a
       gradient. On a mesh each leaf takes a reduction to one number.
 
+    Raises:
+      ArgumentError: ``inner`` is no gradient transformation, or ``threshold`` no number
+        in [0, 1); at ``update``, the gradients do not fit the parameters that ``init``
+        was given; a leaf is not floating.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from egd_optax import apply_unless_vanished, scale_by_egd
@@ -64,9 +71,12 @@ def apply_unless_vanished(
     Source: this package. The code of Saheb Pasand and Dohmatob, *Egalitarian Gradient
     Descent*, arXiv 2510.04930, divides singular values below 1e-6 by 1e-6 instead.
     """
+    check_transformation("inner", inner)
+    check_share("threshold", threshold)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> ApplyUnlessVanishedState:
+        check_floating("parameter", params)
         zeros = jax.tree.map(lambda p: jnp.zeros([], _real_dtype(p)), params)
         return ApplyUnlessVanishedState(zeros, inner.init(params))
 
@@ -76,6 +86,9 @@ def apply_unless_vanished(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ApplyUnlessVanishedState]:
+        check_floating("gradient", updates)
+        problem = "the gradients do not fit the parameters given to init"
+        leaves_below(updates, state.largest, problem)
         sizes = jax.tree.map(
             lambda g, old: jnp.max(jnp.abs(g), initial=0).astype(old.dtype),
             updates,
@@ -92,6 +105,12 @@ def apply_unless_vanished(
         return new, ApplyUnlessVanishedState(largest, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def check_share(name: str, threshold: jax.typing.ArrayLike | None) -> None:
+    """Refuses what is no threshold of :func:`apply_unless_vanished`."""
+    if threshold is not None:
+        check_number(name, threshold, at_least=0, below=1)
 
 
 def _real_dtype(x: jax.Array) -> jax.typing.DTypeLike:
