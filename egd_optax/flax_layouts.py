@@ -10,7 +10,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from egd_optax.arguments import ArgumentError, shown
-from egd_optax.trees import axes_of, is_number
+from egd_optax.trees import axes_of, is_number, rank_of
 
 
 def flax_dimension_numbers(
@@ -73,7 +73,7 @@ def flax_dimension_numbers(
     """
     _check_names(scanned, named)
     ranks = {
-        _names(path): _rank(path, leaf)
+        _names(path): rank_of(path, leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
 
@@ -130,16 +130,6 @@ def _check_names(scanned: Any, named: Any) -> None:
             )
         for side in number or ():
             axes_of(side)
-
-
-def _rank(path: Any, leaf: Any) -> int:
-    try:
-        return jnp.ndim(leaf)
-    except TypeError as error:
-        raise ArgumentError(
-            f"params must be a tree of arrays, got {shown(leaf)} at "
-            f"{jax.tree_util.keystr(path) or 'its root'}"
-        ) from error
 
 
 _Axes = tuple[tuple[int, ...], tuple[int, ...]]

@@ -12,7 +12,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from egd_optax.arguments import ArgumentError, shown
-from egd_optax.trees import axes_of, is_number, leaves_below
+from egd_optax.trees import axes_of, is_number, leaves_below, rank_of
 
 # A tree (or a prefix of one) of MuonDimensionNumbers and None, or a function from the
 # tree of arrays to such a tree; None stands for the default rule.
@@ -95,7 +95,7 @@ def matrix_layouts(
     paths = jax.tree_util.tree_leaves_with_path(tree)
     if numbers is None:
         given = [
-            MuonDimensionNumbers() if _rank(path, leaf) == 2 else None
+            MuonDimensionNumbers() if rank_of(path, leaf) == 2 else None
             for path, leaf in paths
         ]
     else:
@@ -163,17 +163,8 @@ def _broadcast(numbers: Any, tree: Any) -> list[MuonDimensionNumbers | None]:
     ]
 
 
-def _rank(path: Any, leaf: Any) -> int:
-    try:
-        return jnp.ndim(leaf)
-    except TypeError as error:
-        raise ArgumentError(
-            f"leaf {jax.tree_util.keystr(path)} is no array, but {shown(leaf)}"
-        ) from error
-
-
 def _layout(path: Any, x: jax.Array, number: MuonDimensionNumbers) -> MatrixLayout:
-    rank = _rank(path, x)
+    rank = rank_of(path, x)
     dtype = jnp.result_type(x)
 
     def fail(reason: str) -> ArgumentError:

@@ -119,6 +119,9 @@ def _as_key(seed: jax.typing.ArrayLike) -> jax.Array:
         check_key("seed", seed)
         return seed
     try:
+        # jax.random.key takes a float where it is traced.
+        if not jnp.issubdtype(jnp.result_type(seed), jnp.integer):
+            raise TypeError("no integer")
         return jax.random.key(seed)
     except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(

@@ -72,6 +72,15 @@ def leaves_below(prefix: Any, tree: Any, problem: str, **is_leaf: Any) -> list[A
         ) from error
 
 
+def rank_of(path: Any, leaf: Any) -> int:
+    """Number of axes of a leaf, which is refused if it is neither array nor number."""
+    if not hasattr(leaf, "ndim") and not isinstance(leaf, (bool, int, float, complex)):
+        raise ArgumentError(
+            f"leaf {jax.tree_util.keystr(path)} must be an array, got {shown(leaf)}"
+        )
+    return jnp.ndim(leaf)
+
+
 def checked_mask(mask: Mask) -> Callable[[Any], Any]:
     """A mask as a function, made to refuse what is no mask of the tree it meets."""
     leaves = jax.tree.leaves(mask)

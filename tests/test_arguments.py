@@ -1,0 +1,370 @@
+"""Every argument of every public function is refused, by name, if it is wrong."""
+
+import functools
+import inspect
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+import egd_optax
+from egd_optax import ArgumentError
+
+MATRIX = jnp.eye(3)
+PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+KEY = jax.random.key(0)
+# What each function needs to be called at all.
+NEEDED = {
+    "add_frobenius_penalty": {"strength": 0.1},
+    "add_log_det_penalty": {"strength": 0.1, "eps": 0.1},
+    "add_nuclear_norm_penalty": {"strength": 0.1},
+    "apply_unless_vanished": {"inner": optax.identity()},
+    "clip_weight_row_norms": {"max_norm": 1.0},
+    "condition_numbers": {"tree": PARAMS},
+    "delayed_onset": {"value": 1.0, "onset_step": 3},
+    "effective_ranks": {"tree": PARAMS},
+    "egd": {"learning_rate": 0.1},
+    "flax_dimension_numbers": {"params": PARAMS},
+    "inverse_time_decay": {"init_value": 1.0, "halving_steps": 3},
+    "polar_by_eigh": {"x": MATRIX},
+    "polar_by_newton_schulz": {"x": MATRIX},
+    "polar_by_randomized_svd": {"x": MATRIX, "rank": 1, "key": KEY},
+    "polar_by_svd": {"x": MATRIX},
+    "scale_by_randomized_egd": {"rank": 1},
+    "singular_values": {"tree": PARAMS},
+    "switch_on_metric": {
+        "metric": "accuracy",
+        "threshold": 0.5,
+        "before": optax.identity(),
+        "after": optax.identity(),
+    },
+}
+PUBLIC = {
+    name: getattr(egd_optax, name)
+    for name in egd_optax.__all__
+    if inspect.isfunction(getattr(egd_optax, name))
+}
+
+
+def two_axes_of_three(path, leaf):
+    return MuonDimensionNumbers(0, 2)
+
+
+def schedule(step):
+    return 0.1 * step
+
+
+NO_NUMBERS = ("0.1", None, True, 1j, math.nan, [0.1], np.ones(2), 10**400, object())
+INFINITE = (math.inf, -math.inf, np.float32("nan"), jnp.float32(jnp.inf))
+NUMBER = (*NO_NUMBERS, schedule, *INFINITE)
+SHARE = (*NUMBER, -0.1, 1, 1.5, jnp.float32(2))
+RATE = (*NO_NUMBERS, *INFINITE)
+COUNT = (0, -1, 1.5, "3", None, jnp.ones(2), schedule, 2**31, 10**5000)
+MATRICES = ("x", None, [[1.0], [1.0, 2.0]], jnp.ones(3), 1.0, jnp.ones((2, 2), int))
+NUMBERS = (
+    *(3, "kernel", (0, 1), {"kernel": (0, 1)}, MuonDimensionNumbers("a", 1)),
+    *(MuonDimensionNumbers(0, 0.5), MuonDimensionNumbers(None, 1)),
+)
+TREES = ({"kernel": jnp.ones((2, 2), int)}, {"kernel": "not an array"})
+POLAR = (3, "svd", MATRIX)
+MASK = (3, "kernel", {"kernel": 0.5}, {"kernel": np.array([True, False])})
+TRANSFORMATION = (None, 0.1, "adam", optax.sgd, PARAMS)
+OPTIONAL_SHARE = tuple(value for value in SHARE if value is not None)
+
+WRONG = {
+    "add_frobenius_penalty": {"strength": RATE, "mask": MASK},
+    "add_log_det_penalty": {
+        "strength": RATE,
+        "eps": (*NUMBER, 0, -1.0),
+        "weight_dimension_numbers": NUMBERS,
+        "mask": MASK,
+    },
+    "add_nuclear_norm_penalty": {
+        "strength": RATE,
+        "polar_fn": POLAR,
+        "weight_dimension_numbers": NUMBERS,
+        "mask": MASK,
+    },
+    "apply_unless_vanished": {"inner": TRANSFORMATION, "threshold": OPTIONAL_SHARE},
+    "clip_weight_row_norms": {
+        "max_norm": (*NO_NUMBERS, schedule, 0, -1.0, -math.inf),
+        "weight_dimension_numbers": NUMBERS,
+    },
+    "condition_numbers": {"tree": TREES, "weight_dimension_numbers": NUMBERS},
+    "delayed_frobenius_penalty": {
+        "strength": RATE,
+        "metric": (None, 3, schedule),
+        "threshold": (*NO_NUMBERS, schedule),
+    },
+    "delayed_onset": {
+        "value": NUMBER,
+        "onset_step": (*NO_NUMBERS, schedule, -1),
+        "ramp_steps": (*NUMBER, -1),
+    },
+    "effective_ranks": {"tree": TREES, "weight_dimension_numbers": NUMBERS},
+    "egd": {
+        "learning_rate": RATE,
+        "momentum": SHARE,
+        "weight_decay": (*RATE, -0.1),
+        "adam_learning_rate": RATE,
+        "adam_weight_decay": (*RATE, -0.1),
+        "vanishing_threshold": OPTIONAL_SHARE,
+        "polar_fn": POLAR,
+        "weight_dimension_numbers": NUMBERS,
+    },
+    "flax_dimension_numbers": {
+        "params": ({"kernel": "not an array"}, {"kernel": jnp.ones((2, 2, 2))}),
+        "scanned": ("blocks", None, 3, (3,)),
+        "named": (None, ("kernel",), {"kernel": (0, 1)}, {3: None}),
+    },
+    "grokfast_ema": {"alpha": SHARE, "lamb": NUMBER},
+    "grokfast_ma": {
+        "window_size": COUNT,
+        "lamb": NUMBER,
+        "filter_type": ("median", None, 3),
+        "warmup": ("yes", None, 1),
+    },
+    "inverse_time_decay": {
+        "init_value": NUMBER,
+        "halving_steps": (*NO_NUMBERS, schedule, 0, -1.0),
+    },
+    "normalize_by_column_norm": {
+        "floor": (*NUMBER, -0.1),
+        "weight_dimension_numbers": NUMBERS,
+    },
+    "polar_by_eigh": {"x": MATRICES, "rcond": OPTIONAL_SHARE},
+    "polar_by_newton_schulz": {
+        "x": MATRICES,
+        "steps": (*COUNT, 101),
+        "dtype": ("nonsense", jnp.int8, 3, jnp.complex64),
+    },
+    "polar_by_randomized_svd": {
+        "x": MATRICES,
+        "rank": COUNT,
+        "key": (None, 0, "key", jnp.ones(2), jax.random.split(KEY)),
+        "power_iterations": (*NUMBER, 1.5, -1),
+    },
+    "polar_by_svd": {"x": MATRICES, "rcond": OPTIONAL_SHARE},
+    "scale_by_egd": {"polar_fn": POLAR, "weight_dimension_numbers": NUMBERS},
+    "scale_by_randomized_egd": {
+        "rank": COUNT,
+        "seed": (None, "0", 0.5, 2**70, jax.random.split(KEY), jnp.ones(2)),
+        "power_iterations": (*NUMBER, 1.5, -1),
+        "weight_dimension_numbers": NUMBERS,
+    },
+    "singular_values": {"tree": TREES, "weight_dimension_numbers": NUMBERS},
+    "switch_on_metric": {
+        "metric": (None, 3, schedule),
+        "threshold": (*NO_NUMBERS, schedule),
+        "before": TRANSFORMATION,
+        "after": TRANSFORMATION,
+    },
+}
+# In place of the argument's own name, where the message names what is in it.
+SAYS = {
+    "tree": "leaf ['kernel']",
+    "params": "['kernel']",
+}
+
+
+def test_every_argument_of_every_public_function_is_here():
+    expected = {
+        name: set(inspect.signature(function).parameters)
+        for name, function in PUBLIC.items()
+        if inspect.signature(function).parameters
+    }
+    assert {name: set(cases) for name, cases in WRONG.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [(name, argument) for name, cases in WRONG.items() for argument in cases],
+)
+def test_a_wrong_argument_is_named(name, argument):
+    for value in WRONG[name][argument]:
+        arguments = NEEDED.get(name, {}) | {argument: value}
+        with pytest.raises(ArgumentError) as error:
+            PUBLIC[name](**arguments)
+        message = str(error.value)
+        assert SAYS.get(argument, argument) in message
+        assert "\n" not in message
+        assert len(message) < 600
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("clip_weight_row_norms", "max_norm", math.inf),
+        ("switch_on_metric", "threshold", math.inf),
+        ("delayed_onset", "onset_step", math.inf),
+        ("inverse_time_decay", "halving_steps", math.inf),
+        ("egd", "learning_rate", -0.1),
+        ("egd", "learning_rate", np.float64(0.1)),
+        ("egd", "momentum", jnp.bfloat16(0.5)),
+        ("add_frobenius_penalty", "strength", -1),
+        ("add_frobenius_penalty", "mask", True),
+        ("add_frobenius_penalty", "mask", {"kernel": np.bool_(True), "bias": False}),
+        ("grokfast_ma", "lamb", -2.0),
+        ("grokfast_ma", "window_size", np.int64(3)),
+        ("scale_by_randomized_egd", "seed", -1),
+        ("scale_by_randomized_egd", "seed", KEY),
+        ("normalize_by_column_norm", "weight_dimension_numbers", two_axes_of_three),
+        ("polar_by_randomized_svd", "key", jax.random.PRNGKey(0)),
+    ],
+)
+def test_an_unusual_argument_is_taken(name, argument, value):
+    PUBLIC[name](**(NEEDED.get(name, {}) | {argument: value}))
+
+
+def test_the_exception_is_what_callers_already_catch():
+    for kind in (ValueError, TypeError):
+        with pytest.raises(kind, match=r"momentum must be .* got 1.5"):
+            egd_optax.egd(0.1, momentum=1.5)
+
+
+def update(tx, grads=PARAMS, params=PARAMS, start=PARAMS, **extra):
+    return tx.update(grads, tx.init(start), params, **extra)
+
+
+NEEDS_PARAMS = {
+    "add_frobenius_penalty": egd_optax.add_frobenius_penalty(0.1),
+    "add_log_det_penalty": egd_optax.add_log_det_penalty(0.1, eps=0.1),
+    "add_nuclear_norm_penalty": egd_optax.add_nuclear_norm_penalty(0.1),
+    "clip_weight_row_norms": egd_optax.clip_weight_row_norms(1.0),
+    "egd": egd_optax.egd(0.1),
+    "orthogonal_gradient": egd_optax.orthogonal_gradient(),
+}
+OTHER_KEYS = {"kernel": jnp.ones((3, 2)), "bent": jnp.ones(2)}
+OTHER_SHAPES = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(1)}
+INTEGERS = {"kernel": jnp.ones((3, 2), int), "bias": jnp.ones(2)}
+
+
+@pytest.mark.parametrize("name", NEEDS_PARAMS)
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (None, "tx.update(grads, state, params)"),
+        (OTHER_KEYS, "['bent']"),
+        (OTHER_SHAPES, "shape (2,), and params there shape (1,)"),
+        (INTEGERS, "the parameter at ['kernel']"),
+        ({"kernel": 1.0, "bias": "x"}, "the parameter at ['bias']"),
+        (list(PARAMS.values()), "do not fit params"),
+    ],
+)
+def test_params_that_do_not_fit_are_refused(name, params, words):
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        update(NEEDS_PARAMS[name], params=params)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        egd_optax.apply_unless_vanished(optax.identity()),
+        egd_optax.grokfast_ema(),
+        egd_optax.grokfast_ma(np.int64(2)),
+    ],
+)
+def test_gradients_that_do_not_fit_init_are_refused(tx):
+    for grads in (OTHER_KEYS, INTEGERS, [jnp.ones(2)]):
+        with pytest.raises(ArgumentError, match="gradient"):
+            update(tx, grads)
+    with pytest.raises(ArgumentError, match=r"the parameter at \['kernel'\]"):
+        tx.init(INTEGERS)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        *(egd_optax.scale_by_egd(), egd_optax.scale_by_randomized_egd(1)),
+        *(egd_optax.normalize_by_column_norm(), *NEEDS_PARAMS.values()),
+    ],
+)
+def test_integers_are_no_gradients(tx):
+    with pytest.raises(ArgumentError, match=r"\['kernel'\].* floating .*, got int32"):
+        update(tx, INTEGERS)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (MuonDimensionNumbers(0, 2), "does not name axes of an array of 2"),
+        (MuonDimensionNumbers((), 1), "does not name axes"),
+        (MuonDimensionNumbers((0, 1), 1), "names an axis twice"),
+        (MuonDimensionNumbers(0, -2), "names an axis twice"),
+        ({"kernel": MuonDimensionNumbers()}, "do not fit the tree"),
+        (lambda _: (0, 1), "do not fit the tree"),
+        (lambda _: 3, "3 is neither MuonDimensionNumbers nor None"),
+    ],
+)
+@pytest.mark.parametrize("make", [egd_optax.scale_by_egd, egd_optax.singular_values])
+def test_dimension_numbers_that_do_not_fit_are_refused(make, numbers, words):
+    if isinstance(numbers, MuonDimensionNumbers):
+        numbers = {"kernel": numbers, "bias": None}
+    with pytest.raises(ArgumentError, match=words):
+        if make is egd_optax.scale_by_egd:
+            update(make(weight_dimension_numbers=numbers))
+        else:
+            make(PARAMS, weight_dimension_numbers=numbers)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        egd_optax.scale_by_egd,
+        functools.partial(egd_optax.egd, 0.1),
+        functools.partial(egd_optax.add_nuclear_norm_penalty, 0.1),
+    ],
+)
+def test_a_polar_fn_keeps_the_shape(make):
+    for polar_fn in (lambda x: x[..., 0], lambda x: x.mT, lambda x: (x, x)):
+        with pytest.raises(ArgumentError, match="polar_fn must return an array of"):
+            update(make(polar_fn=polar_fn))
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    for mask in ({"kernel": True}, lambda _: {"kernel": True}, lambda _: "all"):
+        tx = egd_optax.add_frobenius_penalty(0.1, mask)
+        with pytest.raises(ArgumentError, match="mask"):
+            update(tx)
+
+
+def test_a_schedule_that_gives_no_number_is_refused():
+    for wrong in (lambda _: None, lambda _: "0.1", lambda _: jnp.ones(2)):
+        for make in (egd_optax.egd, egd_optax.add_frobenius_penalty):
+            with pytest.raises(ArgumentError, match="what the schedule"):
+                update(make(wrong))
+
+
+def test_a_metric_that_is_no_real_scalar_is_refused():
+    tx = egd_optax.delayed_frobenius_penalty(metric="accuracy")
+    for value in ("high", None, 1j, jnp.ones(2), [0.1, 0.2], object()):
+        with pytest.raises(ArgumentError, match="real scalar 'accuracy'"):
+            update(tx, accuracy=value)
+    with pytest.raises(ArgumentError, match="which update was not given"):
+        update(tx, loss=0.1)
+
+
+def test_branches_of_a_switch_must_agree():
+    def half(updates, params):
+        return jax.tree.map(lambda u: u.astype(jnp.float16), updates)
+
+    for other in (optax.stateless(half), optax.stateless(lambda u, _: [u])):
+        tx = egd_optax.switch_on_metric("loss", 1.0, optax.identity(), other)
+        with pytest.raises(ArgumentError, match="before and after must give"):
+            update(tx, loss=0.1)
+
+
+def test_numbers_are_checked_under_jit_by_type_alone():
+    def step(momentum):
+        return update(egd_optax.egd(0.1, momentum=momentum))[0]["bias"]
+
+    assert jax.eval_shape(step, 1.5).shape == (2,)
+    with pytest.raises(ArgumentError, match=r"momentum must be .* got .*float32\[2\]"):
+        jax.eval_shape(step, jnp.ones(2))
+    injected = optax.inject_hyperparams(egd_optax.egd)(schedule)
+    jax.eval_shape(injected.update, PARAMS, injected.init(PARAMS), PARAMS)
