@@ -36,23 +36,32 @@ def power_of_two(number: jax.Array) -> jax.Array:
     those below 1e-19 vanish.
     """
     # Subnormal numbers are flushed to zero by the hardware: to divide by their scale
-    # would give NaN.
+    # would give NaN. XLA divides by multiplying: the inverse may not be one either.
     number = jnp.where(number < jnp.finfo(number.dtype).tiny, 1, number)
-    # XLA divides by multiplying: neither the scale nor its inverse may be subnormal.
-    mantissa = jnp.frexp(number)[0]
-    return number / jnp.where(number > 1, 4 * mantissa, mantissa)
+    exponent = jnp.frexp(number)[1]
+    exponent = jnp.where(number > 1, exponent - 2, exponent)
+    # Not a quotient of the number: of x / (number / mantissa) XLA may make
+    # x * mantissa / number, which overflows.
+    power = jnp.ldexp(jnp.ones_like(number), exponent)
+    return jnp.where(jnp.isnan(number), number, power)
 
 
 def largest_magnitude(
     x: jax.Array, axis: int | tuple[int, ...] | None = None
 ) -> jax.Array:
-    """The largest entry, of real and imaginary parts; zero where there is none."""
+    """The largest entry, of real and imaginary parts; zero where there is none.
+
+    NaN where an entry is none or infinite.
+    """
     # The absolute value of a complex number can overflow.
     parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
-    return functools.reduce(
+    largest = functools.reduce(
         jnp.maximum,
         (jnp.max(jnp.abs(part), axis=axis, keepdims=True, initial=0) for part in parts),
     )
+    # A maximum over NaN is one of the other entries on a CPU (openxla/xla#21461).
+    finite = jnp.all(jnp.isfinite(x), axis=axis, keepdims=True)
+    return jnp.where(finite, largest, jnp.nan)
 
 
 def gram_matrix(x: jax.Array) -> jax.Array:

@@ -64,8 +64,9 @@ def condition_numbers(
     """
 
     def condition(s: jax.Array) -> jax.Array:
-        largest = jnp.max(s, axis=-1, initial=0)
-        smallest = jnp.min(s, axis=-1, initial=jnp.inf)
+        if s.shape[-1] == 0:
+            return jnp.zeros(s.shape[:-1], s.dtype)
+        largest, smallest = s[..., 0], s[..., -1]
         ratio = largest / jnp.where(smallest == 0, 1, smallest)
         return jnp.where(smallest == 0, jnp.inf, ratio)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.arguments import check_number, check_transformation
-from egd_optax.linear_algebra import at_least_float32
+from egd_optax.linear_algebra import at_least_float32, largest_magnitude
 from egd_optax.trees import check_floating, leaves_below
 
 
@@ -90,7 +90,7 @@ def apply_unless_vanished(
         problem = "the gradients do not fit the parameters given to init"
         leaves_below(updates, state.largest, problem)
         sizes = jax.tree.map(
-            lambda g, old: jnp.max(jnp.abs(g), initial=0).astype(old.dtype),
+            lambda g, old: largest_magnitude(g).reshape(()).astype(old.dtype),
             updates,
             state.largest,
         )

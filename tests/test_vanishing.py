@@ -125,3 +125,11 @@ def test_the_threshold_follows_the_dtype():
         updates, state = tx.update(jnp.full(2, size, jnp.bfloat16), state)
         assert updates.dtype == jnp.bfloat16
         assert bool(jnp.all(updates == 0)) == rests
+
+
+def test_nan_in_a_vanished_gradient_is_seen():
+    tx = apply_unless_vanished(scale_by_egd())
+    ones = jnp.ones((64, 64))
+    _, state = tx.update(ones, tx.init(ones))
+    updates, _ = jax.jit(tx.update)(jnp.zeros_like(ones).at[3, 4].set(jnp.nan), state)
+    assert np.all(np.isnan(updates))
