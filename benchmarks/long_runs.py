@@ -58,7 +58,7 @@ def through_a_file(member: Member, path: Path) -> Member:
         member._replace(key=jax.random.key_data(member.key))
     )
     np.savez(path, *map(np.asarray, leaves))
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(path) as file:
         found = [jnp.asarray(file[name]) for name in file.files]
     member = jax.tree.unflatten(treedef, found)
     return member._replace(key=jax.random.wrap_key_data(member.key))

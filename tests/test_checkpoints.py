@@ -256,7 +256,7 @@ def test_a_state_of_another_shape_is_refused(optimizers, tmp_path):
     ("arguments", "message"),
     [
         (["--resume"], "--resume needs --checkpoint-every"),
-        (["--checkpoint-every", "0"], "checkpoint_every must be at least 1, got 0"),
+        (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_named(arguments, message, tmp_path, monkeypatch, capsys):
