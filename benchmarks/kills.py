@@ -1,6 +1,6 @@
 """Training and a race, killed with SIGKILL again and again, against undisturbed ones.
 
-    python benchmarks/kills.py            # 60 kills, some 6 minutes on two cores
+    python benchmarks/kills.py            # 60 kills, some 5 to 8 minutes on two cores
     python benchmarks/kills.py --quick    # 3 kills
 
 A third of the kills falls into start-up, a third on any moment after it, and a third
