@@ -60,7 +60,7 @@ class Options:
     matrices: int = 1_000_000
     """How many, at least."""
     seed: int | None = None
-    """One batch alone, to see it again; nothing is written."""
+    """One batch alone, to see it again; its table goes where a quick one does."""
     quick: bool = False
     """One shape, every kind and dtype once."""
     out: Path = Path(__file__).parent / "results"
@@ -146,7 +146,7 @@ def main(options: Options) -> None:
     report(
         table,
         options.out / "million_matrices.csv",
-        quick=options.quick,
+        quick=options.quick or options.seed is not None,
         note=f"{total:_} matrices in {len(seeds)} batches",
     )
     broken = [", ".join(key) for key, row in rows.items() if not row.share <= 1]
