@@ -11,7 +11,6 @@ import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-
 # A stack (n, rows, columns) to one of the same shape, and a flag (n,) for each matrix.
 OfStack = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 

@@ -1,4 +1,4 @@
-"""Gradients, parameters and what user functions return are refused if they do not fit."""
+"""Gradients, parameters and results of user functions that do not fit are refused."""
 
 import functools
 import re
