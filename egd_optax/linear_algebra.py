@@ -57,11 +57,19 @@ def largest_magnitude(
     parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
     largest = functools.reduce(
         jnp.maximum,
-        (jnp.max(jnp.abs(part), axis=axis, keepdims=True, initial=0) for part in parts),
+        (
+            # A maximum over NaN is one of the other entries on a CPU
+            # (openxla/xla#21461); over infinity it is infinity.
+            jnp.max(
+                jnp.where(jnp.isnan(part), jnp.inf, jnp.abs(part)),
+                axis=axis,
+                keepdims=True,
+                initial=0,
+            )
+            for part in parts
+        ),
     )
-    # A maximum over NaN is one of the other entries on a CPU (openxla/xla#21461).
-    finite = jnp.all(jnp.isfinite(x), axis=axis, keepdims=True)
-    return jnp.where(finite, largest, jnp.nan)
+    return jnp.where(jnp.isinf(largest), jnp.nan, largest)
 
 
 def gram_matrix(x: jax.Array) -> jax.Array:
