@@ -9,7 +9,7 @@ demo: .venv/installed
 	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1200 --patience 10 --out runs/add97
 
 test: .venv/installed
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal --cov
 
 lint: .venv/installed
 	.venv/bin/ruff check .

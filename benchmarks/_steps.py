@@ -143,7 +143,7 @@ def parts(model: Model, training: Training) -> dict[str, Gradient | Part]:
 
     def whitening(polar_fn: Callable[[jax.Array], jax.Array] | None) -> Part:
         tx = scale_by_egd(polar_fn, weight_dimension_numbers=model.numbers)
-        return part(lambda grads, *_: tx.update(grads, optax.EmptyState())[0])
+        return part(lambda grads, *_: tx.update(grads, tx.init(grads))[0])
 
     return {
         "forward and backward": gradient,
