@@ -44,8 +44,11 @@ def train(tx, params, state, loss, steps):
 @pytest.mark.parametrize("momentum", [0.0, 0.95])
 def test_a_model_at_zero_loss_stays_put(rng, momentum):
     solution, start, loss = teacher(rng)
-    grads = jax.grad(loss)(solution)
-    assert all(jnp.any(g) for g in jax.tree.leaves(grads))  # rounding errors
+    for rounding, size in zip(
+        *(jax.tree.leaves(jax.grad(loss)(x)) for x in (solution, start)), strict=True
+    ):
+        share = jnp.max(jnp.abs(rounding)) / jnp.max(jnp.abs(size))
+        assert 1e-8 < share < 1e-7
 
     def after(**options):
         tx = egd(0.01, momentum=momentum, weight_decay=0.0, **options)
@@ -55,6 +58,19 @@ def test_a_model_at_zero_loss_stays_put(rng, momentum):
 
     chex.assert_trees_all_equal(after(), solution)
     moved = after(vanishing_threshold=0.0)
+    assert loss(moved) > 1e8 * loss(solution)
+
+
+def test_a_clamp_of_small_singular_values_would_not_keep_it_there(rng):
+    def clamped(x):
+        u, s, vt = jnp.linalg.svd(x[0], full_matrices=False)
+        return ((u * (s / jnp.maximum(s, 1e-6))) @ vt)[None]
+
+    solution, _, loss = teacher(rng)
+    tx = optax.chain(scale_by_egd(clamped), optax.scale_by_learning_rate(0.01))
+    first, _ = train(tx, solution, tx.init(solution), loss, 1)
+    moved, _ = train(tx, solution, tx.init(solution), loss, 100)
+    assert loss(first) > 10 * loss(solution)
     assert loss(moved) > 1e8 * loss(solution)
 
 
