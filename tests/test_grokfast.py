@@ -88,3 +88,13 @@ def test_bad_arguments_are_named():
 def test_gradients_whose_sum_is_too_large_have_their_mean():
     results = list(filtered(grokfast_ma(100, 0.5), np.full((250, 1), 1e38)))
     np.testing.assert_allclose(results[99:], 1.5e38, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tx", [grokfast_ema(), grokfast_ma(4)])
+def test_slow_parts_of_half_precision_are_kept_in_float32(tx):
+    params = jnp.ones(3, jnp.bfloat16)
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(params, state)
+    slow = state.ema if hasattr(state, "ema") else state.mean
+    assert (slow.dtype, updates.dtype) == (jnp.float32, jnp.bfloat16)

@@ -121,6 +121,12 @@ def test_batch_axes_and_vmap_agree(rng):
     np.testing.assert_allclose(jax.vmap(jax.vmap(method))(x), exact, atol=1e-4)
 
 
+def test_a_sketch_alone_will_do(rng):
+    x = of_rank(rng, 9, 7, 3)
+    result = polar_by_randomized_svd(x, 4, key=key(), power_iterations=0)
+    np.testing.assert_allclose(result, polar(x, 3), atol=1e-4)
+
+
 def test_a_rank_that_is_none_is_refused():
     for make in (
         scale_by_randomized_egd,
