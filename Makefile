@@ -1,7 +1,7 @@
 # The two commands a newcomer needs, and what CI adds. Everything lives in .venv.
 PYTHON ?= python3
 export JAX_COMPILATION_CACHE_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/egd-optax/jax
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 .PHONY: demo test lint types docs notebooks package oldest clean
 

@@ -9,7 +9,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(Path(tempfile.gettempdir()) / "egd-optax-jax-cache"),
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # NumPy's BLAS threads spin beside XLA's; one test stood still for minutes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
