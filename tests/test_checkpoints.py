@@ -62,13 +62,16 @@ def call(monkeypatch, *arguments):
     cli.main()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The folder of a run that nobody killed."""
-    out = tmp_path_factory.mktemp("undisturbed")
+def whole_run(out):
+    """The folder of a run that nothing happened to."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         call(monkeypatch, *COMMAND, "--out", out)
     return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return whole_run(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.mark.slow

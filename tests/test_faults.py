@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_checkpoints import COMMAND, call, contents
+from test_checkpoints import COMMAND, call, contents, whole_run
 
 from egd_optax.grokking import checkpoints, files
 from egd_optax.grokking.checkpoints import (
@@ -27,11 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The folder of a run that nothing happened to."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        call(monkeypatch, *COMMAND, "--out", out)
-    return out
+    return whole_run(tmp_path_factory.mktemp("undisturbed"))
 
 
 def refused(run, capsys, status):
