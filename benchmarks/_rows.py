@@ -24,7 +24,8 @@ def rows(suite: str) -> Iterator[Row]:
         yield Row("add-97", modular("addition", 97), 900, "107 epochs")
         yield Row("parity-3", parity(100, 3), 3100, "76 epochs")
         return
-    epochs = {79: (221, 10200), 97: (107, 5800), 127: (62, 3400)}
+    # SGD's plateaus as published, by half longer: seeds differ.
+    epochs = {79: (221, 15_000), 97: (107, 9000), 127: (62, 5000)}
     for operation in ("addition", "multiplication"):
         for modulus, (best, plateau) in epochs.items():
             problem = modular(operation, modulus)
@@ -37,9 +38,9 @@ def rows(suite: str) -> Iterator[Row]:
                 plateau * per_epoch,
             )
     for bits, subset, best, plateau in (
-        (400, 2, 42, 8000),
-        (100, 3, 76, 2000),
-        (50, 4, 176, 5500),
+        (400, 2, 42, 20_000),
+        (100, 3, 76, 20_000),
+        (50, 4, 176, 20_000),
     ):
         yield Row(
             f"parity-{subset}",
