@@ -41,11 +41,6 @@ class Cell:
         """Test accuracy of each seed at the last step."""
         return np.array(self.record["final_test_accuracy"])
 
-    def seconds(self) -> float:
-        """Median over seeds of the time to the first crossing, compilation excluded."""
-        share = self.crossing("first").median / self.record["steps_run"]
-        return float(share * self.record["run_seconds"] / len(self.record["seeds"]))
-
     def history(self) -> History:
         """The curves, thinned to about a hundred evaluations."""
         record = self.record

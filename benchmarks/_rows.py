@@ -24,7 +24,7 @@ def rows(suite: str) -> Iterator[Row]:
         yield Row("add-97", modular("addition", 97), 900, "107 epochs")
         yield Row("parity-3", parity(100, 3), 3100, "76 epochs")
         return
-    # SGD's plateaus as published, by half longer: seeds differ.
+    # Longer than the published plateaus: seeds differ.
     epochs = {79: (221, 15_000), 97: (107, 9000), 127: (62, 5000)}
     for operation in ("addition", "multiplication"):
         for modulus, (best, plateau) in epochs.items():
@@ -49,16 +49,19 @@ def rows(suite: str) -> Iterator[Row]:
             f"{best} epochs",
             plateau * 62,
         )
-    yield Row("mnist-1k", mnist_1k(), 2000, "500 steps, 91.9 % at the end")
+    # To the end of the budget where a figure at the end was published, too.
+    images = with_settings(mnist_1k(), patience=None)
+    yield Row("mnist-1k", images, 2000, "500 steps, 91.9 % at the end")
     for operation, best in (
         ("addition", 720),
         ("subtraction", 1040),
         ("multiplication", 550),
         ("division", 980),
     ):
+        problem = modular(operation, 97, model="transformer")
         yield Row(
             f"transformer-{operation[:3]}-97",
-            modular(operation, 97, model="transformer"),
+            with_settings(problem, patience=None),
             360,
             f"{best} steps",
         )

@@ -23,7 +23,6 @@ def race_table(
             "sustained": steps_text(cell, "sustained"),
             "epochs": _epochs(cell),
             "final_accuracy": f"{100 * np.median(cell.final()):.1f}%",
-            "seconds": "" if math.isinf(cell.seconds()) else f"{cell.seconds():.1f}",
             "published": published.get(cell.row, "")
             if cell.recipe.startswith("egd")
             else "",
@@ -34,7 +33,7 @@ def race_table(
 
 
 def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
-    """A race's curves for every row, and for all rows their bars and their clock."""
+    """A race's curves for every row, and for all rows how the methods rank."""
     by_row = {
         row: {cell.recipe: cell for cell in found} for row, found in cells.items()
     }
@@ -48,24 +47,12 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
             threshold=some["threshold"],
         )
         figures.save(figure, folder / row / "race.png")
-    points = {
-        row: {
-            name: (cell.crossing("first").median, cell.seconds())
-            for name, cell in found.items()
-        }
+    steps = {
+        row: {name: cell.crossing("first").median for name, cell in found.items()}
         for row, found in by_row.items()
     }
-    steps = {
-        row: {name: step for name, (step, _) in found.items()}
-        for row, found in points.items()
-    }
-    bars = figures.bars(
-        steps,
-        y_label="steps to generalize, median",
-        title="×: not within the budget",
-    )
-    figures.save(bars, folder / "steps.png")
-    figures.save(figures.steps_and_seconds(points), folder / "clock.png")
+    ranked = figures.rankings(steps, x_label="steps to generalize, median")
+    figures.save(ranked, folder / "steps.png")
 
 
 def steps_text(cell: Cell, kind: str) -> str:

@@ -4,9 +4,10 @@
     python benchmarks/race.py --suite full    # all of them, 5 seeds: hours on two cores
     python benchmarks/race.py --rows parity-3 mnist-1k
 
-Every recipe gets the same budget of steps on a row; it stops early once all seeds have
-stayed above the threshold for 20 evaluations. Finished cells are kept in
-benchmarks/results/race/ and never run again: an interrupted run goes on where it was.
+Every recipe gets the same budget of steps on a row. But for MNIST and the transformer
+it stops early once all seeds have stayed above the threshold for 20 evaluations.
+Finished cells are kept in benchmarks/results/race/ and never run again: an interrupted
+run goes on where it was.
 With --plateau, the baseline is also run to the end of its plateau. One line and exit
 status 2 tell of a damaged cell or of another race in the folder, 1 of a full disk.
 """

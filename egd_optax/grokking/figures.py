@@ -106,29 +106,57 @@ def bars(
     return figure
 
 
-def steps_and_seconds(
-    points: Mapping[str, Mapping[str, tuple[float, float]]],
+def rankings(
+    groups: Mapping[str, Mapping[str, float]], *, x_label: str, columns: int = 3
 ) -> Figure:
-    """Steps to generalize against seconds to generalize, one mark a method and problem.
+    """A panel for each problem: a bar for each method, the shortest on top.
 
     Args:
-      points: of each problem, of each method, steps and seconds.
+      groups: of each problem, the value of each method; of infinite ones, the name
+        alone is shown, and that they did not get there.
+      x_label: what the values are.
+      columns: panels side by side.
     """
-    methods = list(dict.fromkeys(name for found in points.values() for name in found))
-    colors = _colors(methods)
-    figure, axes = _canvas(10, 5.2)
-    for method in methods:
-        found = [row[method] for row in points.values() if method in row]
-        reached = np.array([point for point in found if np.isfinite(point[0])])
-        color, style = colors[method]
-        if len(reached):
-            mark = "o" if style == "-" else "^"
-            axes.plot(*reached.T, mark, color=color, label=method, ms=7)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("steps to generalize, median")
-    axes.set_ylabel("seconds, one seed, compilation excluded")
-    _legend(axes)
+    sizes = [len(found) for found in groups.values()]
+    # Bars are as thick in all panels.
+    heights = [max(sizes[i : i + columns]) + 4 for i in range(0, len(groups), columns)]
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(
+            figsize=(4.2 * columns, 0.2 * sum(heights) + 0.3), layout="constrained"
+        )
+        panels = figure.subplots(
+            len(heights), columns, squeeze=False, height_ratios=heights
+        )
+    for axes in panels.flat[len(groups) :]:
+        axes.set_axis_off()
+    for index, (axes, problem) in enumerate(zip(panels.flat, groups, strict=False)):
+        found = groups[problem]
+        names = sorted(found, key=lambda name: found[name])
+        reached = [value for value in found.values() if np.isfinite(value)]
+        end = max(reached, default=1.0)
+        for place, name in enumerate(names):
+            value = found[name]
+            color = _OWN[1] if name == _OWN[0] else "#B8B8B8"
+            if np.isfinite(value):
+                axes.barh(place, value, color=color)
+                text, start = f"{value:,.3g}" if value < 100 else f"{value:,.0f}", value
+            else:
+                text, start = "not within the budget", 0.0
+            axes.text(
+                start + 0.015 * end,
+                place,
+                text,
+                va="center",
+                fontsize=8,
+                color="black" if np.isfinite(value) else "#888888",
+            )
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_ylim(heights[index // columns] - 4.5, -0.5)
+        axes.set_xlim(0, 1.15 * end)
+        axes.set_title(problem, loc="left", fontsize=10, weight="bold")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="x", labelsize=8)
+    figure.supxlabel(x_label, fontsize=10)
     return figure
 
 

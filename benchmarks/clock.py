@@ -1,0 +1,99 @@
+"""Seconds to generalize: what a step of each recipe takes, times the steps of the race.
+
+    python benchmarks/clock.py          # some minutes on two cores, after race.py
+    python benchmarks/clock.py --quick
+
+A race runs for hours, often beside other work, so that its own clock says little. Here
+the recipes of a row take turns, one warm training step each (forward, backward,
+update), and the median counts. Rows whose models and batches have the same shapes
+share one measurement. "seconds" is that median times the median of the steps to the
+threshold in benchmarks/results/race/, for one seed, without compilation and
+evaluations. Table and picture go to benchmarks/results/clock.csv and clock.png.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import tyro
+from _cells import Cell, found_cells
+from _output import report
+from _rows import Row, recipes, rows
+from _steps import Training, milliseconds, workbench
+from rich.progress import track
+
+from egd_optax.grokking import figures
+from egd_optax.grokking.recipes import RECIPES
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Times the steps of every recipe."""
+
+    rows: tuple[str, ...] = ()
+    """Names of rows; none: all."""
+    repeats: int = 30
+    """Steps of each recipe."""
+    quick: bool = False
+    """Two recipes on one row, two steps."""
+    out: Path = RESULTS
+    """Folder for clock.csv and clock.png."""
+
+
+def step_times(row: Row, names: list[str], repeats: int) -> dict[str, float]:
+    """Milliseconds of a warm step of each recipe."""
+    model = workbench(row.name, row.problem)
+    steps = {
+        name: Training(model, RECIPES[name].make(row.problem))
+        for name in track(names, f"compiling {row.name}", transient=True)
+    }
+    return milliseconds(steps, model.batches, repeats, max_seconds=60)
+
+
+def main(options: Options) -> None:
+    chosen = [r for r in rows("full") if not options.rows or r.name in options.rows]
+    chosen = chosen[: 1 if options.quick else None]
+    repeats = 2 if options.quick else options.repeats
+    cells = found_cells(RESULTS / "race", [row.name for row in chosen])
+    measured: dict[str, dict[str, float]] = {}
+    table, points = [], {}
+    for row in chosen:
+        names = ["egd", "adamw"] if options.quick else recipes("full", row.problem)
+        shapes = f"{row.problem.model_name}, {row.problem.task.inputs.shape}"
+        if shapes not in measured:
+            measured[shapes] = step_times(row, names, repeats)
+        times = measured[shapes]
+        raced = {cell.recipe: cell for cell in cells.get(row.name, ())}
+        points[row.name] = {}
+        for name in names:
+            steps = _steps(raced.get(name))
+            ms = times.get(name)
+            line = {
+                "row": row.name,
+                "recipe": name,
+                "ms": f"{ms:.3g}" if ms else "skipped",
+                "ratio": f"{ms / times['adamw']:.2f}" if ms else "",
+                "steps": "",
+                "seconds": "",
+            }
+            if ms and math.isfinite(steps):
+                seconds = ms * steps / 1e3
+                line |= {"steps": f"{steps:.0f}", "seconds": f"{seconds:.3g}"}
+                points[row.name][name] = seconds
+            table.append(line)
+    note = f"medians of {repeats} steps; ratio: a step of AdamW is 1"
+    report(table, options.out / "clock.csv", quick=options.quick, note=note)
+    picture = figures.rankings(points, x_label="seconds to generalize, one seed")
+    name = "clock-quick.png" if options.quick else "clock.png"
+    figures.save(picture, options.out / name)
+
+
+def _steps(cell: Cell | None) -> float:
+    """To the threshold, median over the seeds; infinite where it was not reached."""
+    return math.inf if cell is None else cell.crossing("first").median
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
