@@ -8,6 +8,7 @@ import numpy as np
 from _cells import Cell
 
 from egd_optax.grokking import figures
+from egd_optax.grokking.history import Crossing
 
 
 def race_table(
@@ -57,11 +58,15 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
 
 def steps_text(cell: Cell, kind: str) -> str:
     """Median and range; a bound where a seed did not get there."""
-    crossing = cell.crossing(kind)
+    return crossing_text(cell.crossing(kind), cell.record["steps_run"])
+
+
+def crossing_text(crossing: Crossing, steps_run: int) -> str:
+    """The same of any crossing."""
     if math.isinf(crossing.median):
-        return f"not within {cell.record['steps_run']}"
+        return f"not within {steps_run}"
     low, high = crossing.range
-    top = f"{high:.0f}" if math.isfinite(high) else f">{cell.record['steps_run']}"
+    top = f"{high:.0f}" if math.isfinite(high) else f">{steps_run}"
     return f"{crossing.median:.0f} ({low:.0f}–{top})"
 
 

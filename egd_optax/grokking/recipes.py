@@ -85,11 +85,11 @@ RECIPES = {
         {
             "modular": {"learning_rate": 1.0, "adam_learning_rate": 0.001},
             "parity": {
-                "learning_rate": 0.1,
+                "learning_rate": 0.15,
                 "adam_learning_rate": 0.1,
                 "halving_steps": 300,
-                "momentum": 0.95,
-                "first_shrinkage": 0.035,
+                "momentum": 0.93,
+                "first_shrinkage": 0.045,
                 "late_bias_decay": 0.7,
             },
             "transformer": {
@@ -99,7 +99,12 @@ RECIPES = {
                 "momentum": 0.9,
                 "first_shrinkage": 0.025,
             },
-            "mnist": {"learning_rate": 0.05, "adam_learning_rate": 0.01},
+            "mnist": {
+                "learning_rate": 0.1,
+                "adam_learning_rate": 0.01,
+                "halving_steps": 50,
+                "first_shrinkage": 0.12,
+            },
         },
         "this package: all matrices whitened, decoupled decay, learning rate in 1/t",
     ),
