@@ -1,4 +1,4 @@
-"""Writes docs/results.md from what the benchmarks left in benchmarks/results/.
+"""Writes docs/results.md and the README's overview from benchmarks/results/.
 
 python benchmarks/_results_page.py
 """
@@ -63,14 +63,16 @@ EXTRA = (
     ),
 )
 _SHOWN_LINES = 12
+PLATEAUS = {row.name for row in rows("full") if row.plateau is not None}
+MARKS = "<!-- overview -->", "<!-- end of overview -->"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Writes the page of results."""
+    """Writes the page of results and the overview in the README."""
 
-    out: Path = Path(__file__).parent.parent / "docs" / "results.md"
-    """The page."""
+    out: Path = Path(__file__).parent.parent
+    """Folder that has docs/ and the README."""
 
 
 def table(lines: Iterable[Iterable[object]]) -> str:
@@ -146,17 +148,19 @@ def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
                 f"`{others[0].recipe}`: {steps_text(others[0], 'first')}"
                 if others
                 else "not run",
-                _plateau(sections.get(f"{name}-plateau"), own),
+                _plateau(name, sections, own),
             ]
         )
-    return f"## Overview\n\n{table(lines)}\n"
+    return table(lines)
 
 
-def _plateau(found: tuple[list[Cell], str] | None, own: Cell) -> str:
+def _plateau(row: str, sections: dict[str, tuple[list[Cell], str]], own: Cell) -> str:
     """Its end, and how many times sooner ours generalized."""
-    if found is None:
+    if row not in PLATEAUS:
+        return "–"
+    if f"{row}-plateau" not in sections:
         return "not run"
-    (cell,) = found[0]
+    (cell,), _ = sections[f"{row}-plateau"]
     times = cell.crossing("first").median / own.crossing("first").median
     ratio = f", {times:.0f} times `egd`" if np.isfinite(times) else ""
     return steps_text(cell, "first") + ratio
@@ -179,12 +183,8 @@ def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) 
 
 def page() -> str:
     """The whole text."""
-    published = {row.name: row.published for row in rows("full")}
-    found = {
-        name: (cells, published[name.removesuffix("-plateau")])
-        for name, cells in found_cells(RESULTS / "race", published).items()
-    }
-    sections = [HEAD, overview(found)]
+    found = race_results()
+    sections = [HEAD, f"## Overview\n\n{overview(found)}\n"]
     sections += [race_section(name, *cells) for name, cells in found.items()]
     sections += [
         extra_section(*extra)
@@ -194,14 +194,32 @@ def page() -> str:
     return "\n".join(sections)
 
 
+def race_results() -> dict[str, tuple[list[Cell], str]]:
+    """Cells of each row, and the best published result."""
+    published = {row.name: row.published for row in rows("full")}
+    return {
+        name: (cells, published[name.removesuffix("-plateau")])
+        for name, cells in found_cells(RESULTS / "race", published).items()
+    }
+
+
+def with_overview(text: str) -> str:
+    """The README's text with the overview as it is now."""
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    return "\n\n".join([before + MARKS[0], overview(race_results()), MARKS[1] + after])
+
+
 def main(options: Options) -> None:
+    readme = options.out / "README.md"
+    written = options.out / "docs" / "results.md"
     try:
-        text = page()
+        results, overviewed = page(), with_overview(readme.read_text())
     except CellError as error:
         sys.exit(f"results page: {error}")
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(text)
-    print(f"written to {options.out}")
+    written.write_text(results)
+    readme.write_text(overviewed)
+    print(f"written: {written}, {readme}")
 
 
 if __name__ == "__main__":

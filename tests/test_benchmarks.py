@@ -96,7 +96,10 @@ def test_the_page_of_results_is_what_the_results_say(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import _results_page
 
-    page = BENCHMARKS.parent / "docs" / "results.md"
-    assert page.read_text() == _results_page.page(), (
-        "run: python benchmarks/_results_page.py"
-    )
+    root = BENCHMARKS.parent
+    readme = (root / "README.md").read_text()
+    assert readme == _results_page.with_overview(readme), HOW_TO
+    assert (root / "docs" / "results.md").read_text() == _results_page.page(), HOW_TO
+
+
+HOW_TO = "run: python benchmarks/_results_page.py"
