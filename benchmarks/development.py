@@ -40,7 +40,7 @@ PROBLEMS = {
         (parity(48, 4, width=100), 3720),
     ),
     "transformer": (
-        (modular("multiplication", 83, model="transformer"), 200),
+        (modular("multiplication", 83, model="transformer"), 360),
         (modular("division", 83, model="transformer"), 200),
     ),
     "mnist": ((with_settings(mnist_1k(), validation_fraction=0.2), 1200),),
@@ -70,7 +70,10 @@ _EGD_PARITY = {
 }
 _DELAYED = {"learning_rate": (0.01, 0.05), "strength": (1e-4, 3e-4, 1e-3)}
 _COUPLED = {"learning_rate": (0.01, 0.03, 0.05), "weight_decay": (1e-3, 2e-3)}
-_DECOUPLED = {"learning_rate": (0.01, 0.03, 0.1), "weight_decay": (0.1, 0.3, 1.0)}
+_DECOUPLED = {
+    "learning_rate": (0.01, 0.03, 0.1, 0.2),
+    "weight_decay": (0.1, 0.3, 1.0, 2.0, 4.0),
+}
 
 GRIDS: dict[str, dict[str, Grid]] = {
     family: {
@@ -95,8 +98,8 @@ GRIDS: dict[str, dict[str, Grid]] = {
             "momentum": (0.9,),
             "first_shrinkage": (0.025,),
         },
-        "muon": {"learning_rate": (0.02, 0.05), "weight_decay": (0.1, 1.0)},
-        "adamw": {"learning_rate": (0.001, 0.003), "weight_decay": (1.0, 3.0)},
+        "muon": {"learning_rate": (0.02, 0.05), "weight_decay": (0.1, 0.5)},
+        "adamw": {"learning_rate": (0.001, 0.003, 0.01), "weight_decay": (1.0, 3.0)},
     },
     "mnist": {
         "egd": {

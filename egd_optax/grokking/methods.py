@@ -139,13 +139,15 @@ def grokfast_ema(
     weight_decay: float,
     alpha: float = 0.98,
     lamb: float = 2.0,
+    decoupled: bool = False,
 ) -> optax.GradientTransformation:
-    """Grokfast by moving average, coupled L2, Adam."""
-    return optax.chain(
-        egd_optax.grokfast_ema(alpha, lamb),
-        optax.add_decayed_weights(weight_decay),
-        _adam(learning_rate),
+    """Grokfast by moving average, then Adam with coupled L2, or AdamW."""
+    after = (
+        adamw(problem, learning_rate=learning_rate, weight_decay=weight_decay)
+        if decoupled
+        else optax.chain(optax.add_decayed_weights(weight_decay), _adam(learning_rate))
     )
+    return optax.chain(egd_optax.grokfast_ema(alpha, lamb), after)
 
 
 def grokfast_ma(

@@ -119,9 +119,10 @@ RECIPES = {
                 "weight_decay": 2.0,
                 "alpha": 0.8,
                 "lamb": 0.1,
+                "decoupled": True,
             },
         },
-        "Lee et al., arXiv 2405.20233: Adam with coupled L2",
+        "Lee et al., arXiv 2405.20233: Adam with coupled L2; AdamW for MNIST",
     ),
     "grokfast-ma": Recipe(
         methods.grokfast_ma,
@@ -198,7 +199,7 @@ RECIPES = {
     "adamw": Recipe(
         methods.adamw,
         {
-            "modular": {"learning_rate": 0.1, "weight_decay": 1.0},
+            "modular": {"learning_rate": 0.1, "weight_decay": 2.0},
             "parity": {"learning_rate": 0.03, "weight_decay": 0.1},
             "transformer": {"learning_rate": 0.001, "weight_decay": 1.0},
             "mnist": {"learning_rate": 0.003, "weight_decay": 3.0},
