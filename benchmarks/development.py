@@ -99,8 +99,11 @@ GRIDS: dict[str, dict[str, Grid]] = {
             "momentum": (0.9,),
             "first_shrinkage": (0.025,),
         },
-        "muon": {"learning_rate": (0.02, 0.05), "weight_decay": (0.1, 0.5)},
-        "adamw": {"learning_rate": (0.001, 0.003, 0.01), "weight_decay": (1.0, 3.0)},
+        "muon": {"learning_rate": (0.02, 0.05), "weight_decay": (0.1, 0.5, 1.0)},
+        "adamw": {
+            "learning_rate": (0.001, 0.003, 0.01),
+            "weight_decay": (1.0, 3.0, 6.0),
+        },
     },
     "mnist": {
         "egd": {
