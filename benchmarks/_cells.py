@@ -18,6 +18,7 @@ from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training import train
 
 _KEPT_EVALUATIONS = 120
+PLATEAU = "-plateau"  # what follows a row's name for the baseline run to its end
 
 
 class CellError(ValueError):
@@ -100,7 +101,7 @@ def found_cells(folder: Path, rows: Iterable[str]) -> dict[str, list[Cell]]:
     found = {
         name: [_read(path, name) for path in sorted((folder / name).glob("*.json"))]
         for row in rows
-        for name in (row, f"{row}-plateau")
+        for name in (row, row + PLATEAU)
     }
     return {name: cells for name, cells in found.items() if cells}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from _cells import Cell, CellError, found_cells
+from _cells import PLATEAU, Cell, CellError, found_cells
 from _rows import rows
 from _tables import steps_text
 
@@ -101,8 +101,8 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
                 f"{100 * np.median(cell.final()):.1f} %",
             ]
         )
-    plateau = " --plateau" if name.endswith("-plateau") else ""
-    row = name.removesuffix("-plateau")
+    plateau = " --plateau" if name.endswith(PLATEAU) else ""
+    row = name.removesuffix(PLATEAU)
     picture = ""
     if (RESULTS / "race" / name / "race.png").exists():
         path = f"../benchmarks/results/race/{name}/race.png"
@@ -158,9 +158,9 @@ def _plateau(row: str, sections: dict[str, tuple[list[Cell], str]], own: Cell) -
     """Its end, and how many times sooner ours generalized."""
     if row not in PLATEAUS:
         return "–"
-    if f"{row}-plateau" not in sections:
+    if row + PLATEAU not in sections:
         return "not run"
-    (cell,), _ = sections[f"{row}-plateau"]
+    (cell,), _ = sections[row + PLATEAU]
     times = cell.crossing("first").median / own.crossing("first").median
     ratio = f", {times:.0f} times `egd`" if np.isfinite(times) else ""
     return steps_text(cell, "first") + ratio
@@ -198,7 +198,7 @@ def race_results() -> dict[str, tuple[list[Cell], str]]:
     """Cells of each row, and the best published result."""
     published = {row.name: row.published for row in rows("full")}
     return {
-        name: (cells, published[name.removesuffix("-plateau")])
+        name: (cells, published[name.removesuffix(PLATEAU)])
         for name, cells in found_cells(RESULTS / "race", published).items()
     }
 

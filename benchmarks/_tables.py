@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from _cells import Cell
+from _cells import PLATEAU, Cell
 
 from egd_optax.grokking import figures
 from egd_optax.grokking.history import Crossing
@@ -52,7 +52,14 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
         row: {name: cell.crossing("first").median for name, cell in found.items()}
         for row, found in by_row.items()
     }
-    ranked = figures.rankings(steps, x_label="steps to generalize, median")
+    plateaus = {
+        row.removesuffix(PLATEAU): steps.pop(row)
+        for row in list(steps)
+        if row.endswith(PLATEAU)
+    }
+    ranked = figures.rankings(
+        steps, x_label="steps to generalize, median", beyond=plateaus
+    )
     figures.save(ranked, folder / "steps.png")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 import tyro
-from _cells import CellError, found_cells, run_cell
+from _cells import PLATEAU, CellError, found_cells, run_cell
 from _output import report
 from _rows import Row, recipes, rows, with_settings
 from _tables import race_table, write_pictures
@@ -102,7 +102,7 @@ def race(options: Options, suite: str, chosen: list[Row], folder: Path) -> None:
                 max_steps=budget,
                 epochs_per_evaluation=10 if options.plateau else 1,
             )
-            label = f"{row.name}-plateau" if options.plateau else row.name
+            label = row.name + PLATEAU if options.plateau else row.name
             for name in names:
                 if options.recipes and name not in options.recipes:
                     continue

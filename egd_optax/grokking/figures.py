@@ -107,14 +107,19 @@ def bars(
 
 
 def rankings(
-    groups: Mapping[str, Mapping[str, float]], *, x_label: str, columns: int = 3
+    groups: Mapping[str, Mapping[str, float]],
+    *,
+    x_label: str,
+    beyond: Mapping[str, Mapping[str, float]] | None = None,
+    columns: int = 3,
 ) -> Figure:
     """A panel for each problem: a bar for each method, the shortest on top.
 
     Args:
-      groups: of each problem, the value of each method; of infinite ones, the name
-        alone is shown, and that they did not get there.
+      groups: of each problem, the value of each method; infinite ones have no bar, and
+        are said not to have got there.
       x_label: what the values are.
+      beyond: the same, known from longer runs, for some that have no bar.
       columns: panels side by side.
     """
     sizes = [len(found) for found in groups.values()]
@@ -142,6 +147,9 @@ def rankings(
                 text, start = f"{value:,.3g}" if value < 100 else f"{value:,.0f}", value
             else:
                 text, start = "not within the budget", 0.0
+                longer = (beyond or {}).get(problem, {}).get(name, np.inf)
+                if np.isfinite(longer):
+                    text = f"{longer:,.0f}, beyond the budget"
             axes.text(
                 start + 0.015 * end,
                 place,
