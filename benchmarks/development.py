@@ -72,8 +72,8 @@ _EGD_PARITY = {
 _DELAYED = {"learning_rate": (0.01, 0.05), "strength": (1e-4, 3e-4, 1e-3)}
 _COUPLED = {"learning_rate": (0.01, 0.03, 0.05), "weight_decay": (1e-3, 2e-3)}
 _DECOUPLED = {
-    "learning_rate": (0.03, 0.1, 0.2),
-    "weight_decay": (0.3, 1.0, 2.0, 4.0),
+    "learning_rate": (0.01, 0.03, 0.1),
+    "weight_decay": (0.1, 0.3, 1.0, 2.0),
 }
 
 GRIDS: dict[str, dict[str, Grid]] = {
