@@ -201,7 +201,7 @@ RECIPES = {
         {
             "modular": {"learning_rate": 0.1, "weight_decay": 1.0},
             "parity": {"learning_rate": 0.03, "weight_decay": 0.1},
-            "transformer": {"learning_rate": 0.003, "weight_decay": 3.0},
+            "transformer": {"learning_rate": 0.003, "weight_decay": 2.0},
             "mnist": {"learning_rate": 0.003, "weight_decay": 3.0},
         },
         "AdamW",
