@@ -38,6 +38,10 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
     by_row = {
         row: {cell.recipe: cell for cell in found} for row, found in cells.items()
     }
+    steps = {
+        row: {name: cell.crossing("first").median for name, cell in found.items()}
+        for row, found in by_row.items()
+    }
     for row, found in by_row.items():
         some = next(iter(found.values())).record
         question = some["question"]
@@ -46,12 +50,9 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
             title=f"{question['task']}, {question['model']}, "
             f"{len(some['seeds'])} seeds",
             threshold=some["threshold"],
+            crossings=steps[row],
         )
         figures.save(figure, folder / row / "race.png")
-    steps = {
-        row: {name: cell.crossing("first").median for name, cell in found.items()}
-        for row, found in by_row.items()
-    }
     plateaus = {
         row.removesuffix(PLATEAU): steps.pop(row)
         for row in list(steps)
