@@ -30,7 +30,8 @@ row had the same budget of steps. On MNIST and with the transformer all of it wa
 elsewhere a run stopped early once all seeds had stayed above the threshold for 20
 evaluations. *Final* is the median test accuracy at the last step. Rows that end in
 `-plateau` are the plain optimizer of the paper, run until it generalizes, evaluated
-every 10 epochs.
+every 10 epochs. The pictures of the rows are what the EGD paper has in its Figures 1 to
+3, for all methods; its Figures 4 and 6 are at the end of the page.
 Settings that are not a source's own were chosen on other problems
 ([how](../benchmarks/development.py): `python benchmarks/development.py`; tables
 `development-*.csv`).
@@ -62,7 +63,7 @@ EXTRA = (
         ("nonstationary.png",),
     ),
 )
-_SHOWN_LINES = 12
+_SHOWN_LINES = 14
 PLATEAUS = {row.name for row in rows("full") if row.plateau is not None}
 MARKS = "<!-- overview -->", "<!-- end of overview -->"
 
@@ -169,14 +170,16 @@ def _plateau(row: str, sections: dict[str, tuple[list[Cell], str]], own: Cell) -
 def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) -> str:
     machine, *lines = (RESULTS / f"{name}.csv").read_text().splitlines()
     read = list(csv.reader(lines))
-    body = read[1:]
+    # All methods are in the picture.
+    body = [line for line in read[1:] if name != "clock" or "egd" in line]
     # A long table is shown in steps.
     shown = body[:: -(-len(body) // _SHOWN_LINES)]
     images = "\n\n".join(
         f"![{title}](../benchmarks/results/{picture})" for picture in pictures
     )
     return (
-        f"## {title}\n\n`{command}`, on {machine.removeprefix('# ')}\n\n"
+        f"## {title}\n\n`{command}`, on {machine.removeprefix('# ')}; from "
+        f"[{name}.csv](../benchmarks/results/{name}.csv):\n\n"
         f"{table([read[0], *shown])}\n\n{images}\n"
     )
 

@@ -92,6 +92,17 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
         cell(other)
 
 
+def test_a_sweep_keeps_the_lines_of_recipes_that_it_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import development
+
+    table = tmp_path / "table.csv"
+    assert development.others(table, ["egd"]) == []
+    table.write_text("# machine\nrecipe,settings\negd,a\nmuon,b\nadamw,c\n")
+    kept = development.others(table, ["egd", "adamw"])
+    assert kept == [{"recipe": "muon", "settings": "b"}]
+
+
 def test_the_page_of_results_is_what_the_results_say(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import _results_page
