@@ -61,7 +61,7 @@ def main(options: Options) -> None:
     table, points = [], {}
     for row in chosen:
         names = ["egd", "adamw"] if options.quick else recipes("full", row.problem)
-        shapes = f"{row.problem.model_name}, {row.problem.task.inputs.shape}"
+        shapes = f"{row.problem.model_name}, {row.problem.task.inputs.shape[1:]}"
         if shapes not in measured:
             measured[shapes] = step_times(row, names, repeats)
         times = measured[shapes]
