@@ -184,9 +184,8 @@ def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) 
     )
 
 
-def page() -> str:
+def page(found: dict[str, tuple[list[Cell], str]]) -> str:
     """The whole text."""
-    found = race_results()
     sections = [HEAD, f"## Overview\n\n{overview(found)}\n"]
     sections += [race_section(name, *cells) for name, cells in found.items()]
     sections += [
@@ -206,22 +205,22 @@ def race_results() -> dict[str, tuple[list[Cell], str]]:
     }
 
 
-def with_overview(text: str) -> str:
+def with_overview(text: str, found: dict[str, tuple[list[Cell], str]]) -> str:
     """The README's text with the overview as it is now."""
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    return "\n\n".join([before + MARKS[0], overview(race_results()), MARKS[1] + after])
+    return "\n\n".join([before + MARKS[0], overview(found), MARKS[1] + after])
 
 
 def main(options: Options) -> None:
     readme = options.out / "README.md"
     written = options.out / "docs" / "results.md"
     try:
-        results, overviewed = page(), with_overview(readme.read_text())
+        found = race_results()
     except CellError as error:
         sys.exit(f"results page: {error}")
-    written.write_text(results)
-    readme.write_text(overviewed)
+    written.write_text(page(found))
+    readme.write_text(with_overview(readme.read_text(), found))
     print(f"written: {written}, {readme}")
 
 

@@ -92,8 +92,7 @@ def bars(
     """A group of bars for each problem, one bar a method, on a logarithmic axis.
 
     Args:
-      groups: of each problem, the value of each method; infinite ones are left out of
-        the picture, and said so by a cross.
+      groups: of each problem, the value of each method.
       y_label: what the values are.
       title: title of the picture.
       bottom: where the axis begins.
@@ -105,15 +104,10 @@ def bars(
     for index, method in enumerate(methods):
         places = np.arange(len(groups)) + (index - (len(methods) - 1) / 2) * width
         heights = np.array([found.get(method, np.nan) for found in groups.values()])
-        shown = np.where(np.isinf(heights), np.nan, heights)
         color, style = colors[method]
         hatch = None if style == "-" else "///"
         axes.bar(
-            places, shown, width, label=method, color=color, hatch=hatch, ec="white"
-        )
-        never = np.isinf(heights)
-        axes.plot(
-            places[never], np.full(never.sum(), 1.2 * bottom), "x", color=color, ms=5
+            places, heights, width, label=method, color=color, hatch=hatch, ec="white"
         )
     axes.set_yscale("log")
     axes.set_ylim(bottom=bottom)
