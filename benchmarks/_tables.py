@@ -58,6 +58,8 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
         for row in list(steps)
         if row.endswith(PLATEAU)
     }
+    if not steps:  # plateaus alone
+        return
     ranked = figures.rankings(
         steps, x_label="steps to generalize, median", beyond=plateaus
     )

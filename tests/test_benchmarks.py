@@ -92,6 +92,18 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
         cell(other)
 
 
+def test_plateaus_alone_have_pictures_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import _cells
+    import _tables
+
+    found = _cells.found_cells(BENCHMARKS / "results" / "race", ["add-97"])
+    label = "add-97" + _cells.PLATEAU
+    (tmp_path / label).mkdir()
+    _tables.write_pictures({label: found[label]}, tmp_path)
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["race.png"]
+
+
 def test_a_sweep_keeps_the_lines_of_recipes_that_it_does_not_run(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import development
