@@ -37,29 +37,37 @@ Settings that are not a source's own were chosen on other problems
 `development-*.csv`).
 """
 
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """A benchmark beside the races: its table and its pictures."""
+
+    title: str
+    name: str  # of the script and of the table
+    pictures: tuple[str, ...]
+    recipe: str | None = None  # the table's lines of that one alone
+
+
 EXTRA = (
-    (
+    Extra(
         "Seconds to generalize",
         "clock",
-        "python benchmarks/clock.py",
         ("race/steps.png", "clock.png"),
+        recipe="egd",  # all are in the picture
     ),
-    (
+    Extra(
         "The two-feature problem",
         "toy",
-        "python benchmarks/toy.py",
         ("toy-error.png", "toy-plateau.png"),
     ),
-    (
+    Extra(
         "Singular values of the hidden layer's gradient",
         "spectrum",
-        "python benchmarks/spectrum.py",
         ("spectrum.png",),
     ),
-    (
+    Extra(
         "Labels that change under way",
         "nonstationary",
-        "python benchmarks/nonstationary.py",
         ("nonstationary.png",),
     ),
 )
@@ -167,20 +175,22 @@ def _plateau(row: str, sections: dict[str, tuple[list[Cell], str]], own: Cell) -
     return steps_text(cell, "first") + ratio
 
 
-def extra_section(title: str, name: str, command: str, pictures: Iterable[str]) -> str:
-    machine, *lines = (RESULTS / f"{name}.csv").read_text().splitlines()
-    read = list(csv.reader(lines))
-    # All methods are in the picture.
-    body = [line for line in read[1:] if name != "clock" or "egd" in line]
+def extra_section(extra: Extra) -> str:
+    machine, *lines = (RESULTS / f"{extra.name}.csv").read_text().splitlines()
+    head, *body = csv.reader(lines)
+    if extra.recipe is not None:
+        body = [line for line in body if extra.recipe in line]
     # A long table is shown in steps.
     shown = body[:: -(-len(body) // _SHOWN_LINES)]
     images = "\n\n".join(
-        f"![{title}](../benchmarks/results/{picture})" for picture in pictures
+        f"![{extra.title}](../benchmarks/results/{picture})"
+        for picture in extra.pictures
     )
     return (
-        f"## {title}\n\n`{command}`, on {machine.removeprefix('# ')}; from "
-        f"[{name}.csv](../benchmarks/results/{name}.csv):\n\n"
-        f"{table([read[0], *shown])}\n\n{images}\n"
+        f"## {extra.title}\n\n`python benchmarks/{extra.name}.py`, on "
+        f"{machine.removeprefix('# ')}; from "
+        f"[{extra.name}.csv](../benchmarks/results/{extra.name}.csv):\n\n"
+        f"{table([head, *shown])}\n\n{images}\n"
     )
 
 
@@ -189,9 +199,9 @@ def page(found: dict[str, tuple[list[Cell], str]]) -> str:
     sections = [HEAD, f"## Overview\n\n{overview(found)}\n"]
     sections += [race_section(name, *cells) for name, cells in found.items()]
     sections += [
-        extra_section(*extra)
+        extra_section(extra)
         for extra in EXTRA
-        if (RESULTS / f"{extra[1]}.csv").exists()
+        if (RESULTS / f"{extra.name}.csv").exists()
     ]
     return "\n".join(sections)
 
