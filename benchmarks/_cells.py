@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _output import machine
+from _output import commit, machine
 
 from egd_optax.grokking.files import replacing
 from egd_optax.grokking.history import Crossing, History
@@ -123,18 +122,6 @@ def _read(path: Path, row: str) -> Cell:
 def _digest(record: dict[str, Any]) -> str:
     """Of the numbers and words themselves; how they are spaced says nothing."""
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
-
-
-def commit() -> str:
-    """The commit checked out, with a + where files were changed."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
-    return answer.stdout.strip() or "unknown"
 
 
 def _measured(history: History, threshold: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,18 @@ def machine() -> str:
     )
 
 
+def commit() -> str:
+    """The commit checked out, with a + where files were changed."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"
+
+
 def _processor() -> str:
     """The processor's name where Linux tells it."""
     described = Path("/proc/cpuinfo")
@@ -40,14 +53,15 @@ def report(
     """
     if quick:
         path = path.with_stem(f"{path.stem}-quick")
+    origin = f"{machine()}, commit {commit()}; {note}"
     console = Console(width=110)
-    table = Table(*rows[0], caption=f"{machine()}; {note}")
+    table = Table(*rows[0], caption=origin)
     for row in rows:
         table.add_row(*map(str, row.values()))
     console.print(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        file.write(f"# {machine()}; {note}\n")
+        file.write(f"# {origin}\n")
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -118,8 +118,7 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         picture = f"![Accuracy against the step]({path})\n"
     return (
         f"## {name}\n\n{question['task']}, {question['model']}, {seeds} seeds, budget "
-        f"{question['settings']['max_steps']} steps. Sooner than all published: "
-        f"{published}.\n\n"
+        f"{question['settings']['max_steps']} steps. Best published: {published}.\n\n"
         f"`python benchmarks/race.py --rows {row}{plateau}`, commit "
         f"{', '.join(commits)}, on {record['machine']}\n\n"
         f"{table(lines)}\n\n"
