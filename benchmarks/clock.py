@@ -7,7 +7,7 @@ A race runs for hours, often beside other work, so that its own clock says littl
 the recipes of a row take turns, one warm training step each (forward, backward,
 update), and the median counts. Rows whose models and batches have the same shapes
 share one measurement. "seconds" is that median times the median of the steps to the
-threshold in benchmarks/results/race/, for one seed, without compilation and
+threshold in race/ of the same folder, for one seed, without compilation and
 evaluations. Table and picture go to benchmarks/results/clock.csv and clock.png.
 """
 
@@ -25,8 +25,6 @@ from rich.progress import track
 from egd_optax.grokking import figures
 from egd_optax.grokking.recipes import RECIPES
 
-RESULTS = Path(__file__).parent / "results"
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -36,8 +34,8 @@ class Options:
     """Steps of each recipe."""
     quick: bool = False
     """Two recipes on one row, two steps."""
-    out: Path = RESULTS
-    """Folder for clock.csv and clock.png."""
+    out: Path = Path(__file__).parent / "results"
+    """Folder for clock.csv and clock.png, and of race/."""
 
 
 def step_times(row: Row, names: list[str], repeats: int) -> dict[str, float]:
@@ -53,7 +51,7 @@ def step_times(row: Row, names: list[str], repeats: int) -> dict[str, float]:
 def main(options: Options) -> None:
     chosen = list(rows("full"))[: 1 if options.quick else None]
     repeats = 2 if options.quick else options.repeats
-    cells = found_cells(RESULTS / "race", [row.name for row in chosen])
+    cells = found_cells(options.out / "race", [row.name for row in chosen])
     measured: dict[str, dict[str, float]] = {}
     table, points = [], {}
     for row in chosen:

@@ -1,14 +1,16 @@
 """Every method on every task: the tables and pictures of docs/results.md.
 
     python benchmarks/race.py --suite quick   # two tasks, 3 seeds, some 10 minutes
-    python benchmarks/race.py --suite full    # all of them, 5 seeds: hours on two cores
+    python benchmarks/race.py --suite full    # all of them, 5 seeds: a day on two cores
     python benchmarks/race.py --rows parity-3 mnist-1k
 
+A suite is the races, in the full one the baseline to the end of its plateau too, and
+then what is no race: toy.py, spectrum.py, nonstationary.py and clock.py. With --rows,
+--recipes or --plateau it is these races alone.
 Every recipe gets the same budget of steps on a row. But for MNIST and the transformer
 it stops early once all seeds have stayed above the threshold for 20 evaluations.
 Finished cells are kept in benchmarks/results/race/ and never run again: an interrupted
-run goes on where it was.
-With --plateau, the baseline is also run to the end of its plateau. One line and exit
+run goes on where it was, and a table that is there is not made again. One line and exit
 status 2 tell of a damaged cell or of another race in the folder, 1 of a full disk.
 """
 
@@ -18,6 +20,10 @@ import sys
 from pathlib import Path
 from typing import Literal, NoReturn
 
+import clock
+import nonstationary
+import spectrum
+import toy
 import tyro
 from _cells import PLATEAU, CellError, found_cells, run_cell
 from _output import report
@@ -28,6 +34,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
 from egd_optax.grokking.history import History
 from egd_optax.grokking.recipes import baseline
+
+# The clock reads what the races left.
+NO_RACES = (toy, spectrum, nonstationary, clock)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +80,12 @@ def main(options: Options) -> None:
             _fail(in_one_line(error), 1)
         try:
             race(options, suite, chosen, folder)
+            if options.rows or options.recipes or options.plateau or options.quick:
+                return
+            if suite == "full":
+                to_the_end = dataclasses.replace(options, plateau=True)
+                race(to_the_end, suite, chosen, folder)
+            no_races(suite, folder if suite == "quick" else options.out)
         except CellError as error:
             _fail(str(error), 2)
         except OSError as error:
@@ -120,6 +135,17 @@ def race(options: Options, suite: str, chosen: list[Row], folder: Path) -> None:
     note = "steps to the threshold: median over the seeds (range)"
     write_pictures(cells, folder)
     report(table, options.out / "race.csv", quick=suite == "quick", note=note)
+
+
+def no_races(suite: str, out: Path) -> None:
+    """Makes the tables of the other benchmarks that are not there yet."""
+    quick = suite == "quick"
+    for script in NO_RACES:
+        name = script.__name__ + ("-quick" if quick else "")
+        if (out / f"{name}.csv").exists():
+            print(f"{name}.csv is there: delete it to have it made again")
+        else:
+            script.main(script.Options(quick=quick, out=out))
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -92,6 +92,27 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
         cell(other)
 
 
+def test_what_is_no_race_is_made_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import race
+
+    made = []
+    for script in race.NO_RACES:
+        monkeypatch.setattr(script, "main", made.append)
+    (tmp_path / "toy-quick.csv").touch()
+    race.no_races("quick", tmp_path)
+    assert [type(options).__module__ for options in made] == [
+        "spectrum",
+        "nonstationary",
+        "clock",
+    ]
+    assert all(options.quick and options.out == tmp_path for options in made)
+    made.clear()
+    race.no_races("full", tmp_path)
+    assert len(made) == 4
+    assert not any(options.quick for options in made)
+
+
 def test_plateaus_alone_have_pictures_too(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import _cells

@@ -136,7 +136,9 @@ def rankings(
     """
     sizes = [len(found) for found in groups.values()]
     # Bars are as thick in all panels.
-    heights = [max(sizes[i : i + columns]) + 4 for i in range(0, len(groups), columns)]
+    heights = [
+        max(1, *sizes[i : i + columns]) + 4 for i in range(0, len(groups), columns)
+    ]
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(
             figsize=(4.2 * columns, 0.2 * sum(heights) + 0.3), layout="constrained"
