@@ -75,6 +75,8 @@ def crossing_text(crossing: Crossing, steps_run: int) -> str:
     """The same of any crossing."""
     if math.isinf(crossing.median):
         return f"not within {steps_run}"
+    if len(crossing.steps) == 1:
+        return f"{crossing.median:.0f}"
     low, high = crossing.range
     top = f"{high:.0f}" if math.isfinite(high) else f">{steps_run}"
     return f"{crossing.median:.0f} ({low:.0f}–{top})"
