@@ -81,8 +81,9 @@ def main(options: Options) -> None:
             first = history.first_crossing(0.99)
             row[f"{name}, first"] = crossing_text(first, history.steps[-1])
             plateaus.setdefault(name, []).append(first.median)
-        for_good = histories["egd"].sustained_crossing(0.99)
-        row["egd, for good"] = crossing_text(for_good, history.steps[-1])
+        own = histories["egd"]
+        for_good = own.sustained_crossing(0.99)
+        row["egd, for good"] = crossing_text(for_good, own.steps[-1])
         rows.append(row)
         if epsilon == 1e-2 or options.quick:
             picture = figures.lines(
