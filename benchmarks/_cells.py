@@ -59,13 +59,54 @@ def run_cell(
     problem: Problem,
     report: Callable[[History], None],
 ) -> Cell:
-    """The cell from ``folder`` where the same settings were run before, else a run.
+    """The cell from ``folder`` where it was run before, else a run.
 
     Raises:
-      CellError: what is there is damaged.
+      CellError: what is there is damaged, or was run with other settings.
       OSError: the disk does not take the result.
     """
-    path = folder / row / f"{recipe}.json"
+    if found := finished_cell(folder, row, recipe, problem):
+        return found
+    optimizer = RECIPES[recipe].make(problem)
+    history = train(
+        problem.task, problem.make_model, optimizer, problem.settings, report=report
+    )
+    record = {
+        "question": _question(recipe, problem),
+        **_measured(history, problem.settings.threshold),
+    }
+    path = _path(folder, row, recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record | {"sha256": _digest(record)}) + "\n")
+    return Cell(row, recipe, record)
+
+
+def finished_cell(folder: Path, row: str, recipe: str, problem: Problem) -> Cell | None:
+    """The cell on disk, None where there is none.
+
+    Raises:
+      CellError: it is damaged, or was run with other settings.
+    """
+    path = _path(folder, row, recipe)
+    if not path.exists():
+        return None
+    found = _read(path, row)
+    asked, there = _question(recipe, problem), found.record["question"]
+    if there != asked:
+        raise CellError(
+            f"{path} was run with other settings, {_difference(there, asked)}: choose "
+            "another --out, or delete it to have it run again"
+        )
+    return found
+
+
+def _path(folder: Path, row: str, recipe: str) -> Path:
+    return folder / row / f"{recipe}.json"
+
+
+def _question(recipe: str, problem: Problem) -> dict[str, Any]:
+    """All that a result depends on, as JSON gives it back: lists for tuples."""
     question = {
         "task": problem.task.name,
         "model": problem.model_name,
@@ -74,21 +115,18 @@ def run_cell(
         "learning_rate": problem.learning_rate,
         "weight_decay": problem.weight_decay,
     }
-    # As JSON gives it back: lists for tuples.
-    question = json.loads(json.dumps(question))
-    if path.exists():
-        found = _read(path, row)
-        if found.record["question"] == question:
-            return found
-    optimizer = RECIPES[recipe].make(problem)
-    history = train(
-        problem.task, problem.make_model, optimizer, problem.settings, report=report
-    )
-    record = {"question": question, **_measured(history, problem.settings.threshold)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record | {"sha256": _digest(record)}) + "\n")
-    return Cell(row, recipe, record)
+    return json.loads(json.dumps(question))
+
+
+def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The first setting that differs."""
+    for name in there | asked:
+        old, new = there.get(name), asked.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return _difference(old, new)
+        if old != new:
+            return f"{name} {old} and not {new}"
+    raise AssertionError("equal")
 
 
 def found_cells(folder: Path, rows: Iterable[str]) -> dict[str, list[Cell]]:

@@ -11,12 +11,14 @@ Every recipe gets the same budget of steps on a row. But for MNIST and the trans
 it stops early once all seeds have stayed above the threshold for 20 evaluations.
 Finished cells are kept in benchmarks/results/race/ and never run again: an interrupted
 run goes on where it was, and a table that is there is not made again. One line and exit
-status 2 tell of a damaged cell or of another race in the folder, 1 of a full disk.
+status 2 tell of a damaged cell, of one that was run with other settings, or of another
+race in the folder, 1 of a full disk.
 """
 
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -25,7 +27,7 @@ import nonstationary
 import spectrum
 import toy
 import tyro
-from _cells import PLATEAU, CellError, found_cells, run_cell
+from _cells import PLATEAU, CellError, finished_cell, found_cells, run_cell
 from _output import report
 from _rows import Row, recipes, rows, with_settings
 from _tables import race_table, write_pictures
@@ -33,7 +35,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
 from egd_optax.grokking.history import History
-from egd_optax.grokking.recipes import baseline
+from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.recipes import RECIPES, baseline
 
 # The clock reads what the races left.
 NO_RACES = (toy, spectrum, nonstationary, clock)
@@ -61,13 +64,13 @@ class Options:
 
 def main(options: Options) -> None:
     suite = "quick" if options.quick else options.suite
+    _check_names("row", options.rows, [row.name for row in rows(suite)])
+    _check_names("recipe", options.recipes, RECIPES)
     chosen = [r for r in rows(suite) if not options.rows or r.name in options.rows]
     if options.quick:
         chosen = chosen[:1]
-    if not chosen:
-        names = ", ".join(row.name for row in rows(suite))
-        _fail(f"no row of {options.rows}: choose among {names}", 2)
-    folder = options.out / ("race-quick" if suite == "quick" else "race")
+    name = {"quick": "race-quick", "full": "race"}[suite]
+    folder = options.out / ("race-test" if options.quick else name)
     with contextlib.ExitStack() as stack:
         try:
             prepare_folder(folder)
@@ -94,40 +97,25 @@ def main(options: Options) -> None:
 
 def race(options: Options, suite: str, chosen: list[Row], folder: Path) -> None:
     """Runs what is not there yet, and makes table and pictures of all."""
-    seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("steps"),
     )
+    cells = list(asked_for(options, suite, chosen))
+    for label, name, problem in cells:
+        # What does not fit shows now, not after hours.
+        finished_cell(folder, label, name, problem)
     with Progress(*columns) as progress:
-        for row in chosen:
-            names = recipes(suite, row.problem)
-            budget = row.budget
-            if options.quick:
-                names, budget = ["egd", "sgd"], 18
-            if options.plateau:
-                if row.plateau is None:
-                    continue
-                names, budget = [baseline(row.problem)], row.plateau
-            problem = with_settings(
-                row.problem,
-                seeds=tuple(range(seeds)),
-                max_steps=budget,
-                epochs_per_evaluation=10 if options.plateau else 1,
-            )
-            label = row.name + PLATEAU if options.plateau else row.name
-            for name in names:
-                if options.recipes and name not in options.recipes:
-                    continue
-                bar = progress.add_task(f"{label} {name}", total=budget)
+        for label, name, problem in cells:
+            bar = progress.add_task(f"{label} {name}", total=problem.settings.max_steps)
 
-                def show(history: History, bar=bar) -> None:
-                    progress.update(bar, completed=int(history.steps[-1]))
+            def show(history: History, bar=bar) -> None:
+                progress.update(bar, completed=int(history.steps[-1]))
 
-                run_cell(folder, label, name, problem, show)
-                progress.remove_task(bar)
+            run_cell(folder, label, name, problem, show)
+            progress.remove_task(bar)
     # The table has what earlier runs left, too.
     every = list(rows(suite))
     cells = found_cells(folder, [row.name for row in every])
@@ -135,6 +123,31 @@ def race(options: Options, suite: str, chosen: list[Row], folder: Path) -> None:
     note = "steps to the threshold: median over the seeds (range)"
     write_pictures(cells, folder)
     report(table, options.out / "race.csv", quick=suite == "quick", note=note)
+
+
+def asked_for(
+    options: Options, suite: str, chosen: list[Row]
+) -> Iterator[tuple[str, str, Problem]]:
+    """What its row is called, the recipe and the problem of each cell."""
+    seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
+    for row in chosen:
+        label, names, budget = row.name, recipes(suite, row.problem), row.budget
+        if options.quick:
+            names, budget = ["egd", "sgd"], 18
+        if options.plateau:
+            if row.plateau is None:
+                continue
+            label += PLATEAU
+            names, budget = [baseline(row.problem)], row.plateau
+        problem = with_settings(
+            row.problem,
+            seeds=tuple(range(seeds)),
+            max_steps=budget,
+            epochs_per_evaluation=10 if options.plateau else 1,
+        )
+        for name in names:
+            if not options.recipes or name in options.recipes:
+                yield label, name, problem
 
 
 def no_races(suite: str, out: Path) -> None:
@@ -146,6 +159,12 @@ def no_races(suite: str, out: Path) -> None:
             print(f"{name}.csv is there: delete it to have it made again")
         else:
             script.main(script.Options(quick=quick, out=out))
+
+
+def _check_names(kind: str, asked: Iterable[str], known: Iterable[str]) -> None:
+    for name in asked:
+        if name not in known:
+            _fail(f"unknown {kind} {name!r}: choose among {', '.join(known)}", 2)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -84,12 +84,36 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
     assert again == first
     assert again.record["steps_run"] == 9
     assert again.history().metrics["test_accuracy"].shape == (3, 2)
-    # Another question is another cell.
+    # What was run with other settings is not lost.
     other = dataclasses.replace(
         problem, settings=dataclasses.replace(settings, max_steps=6)
     )
-    with pytest.raises(AssertionError, match="run again"):
+    with pytest.raises(
+        _cells.CellError, match=r"sgd\.json was run with .* max_steps 9 and not 6: "
+    ):
         cell(other)
+    assert cell(problem) == first
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"rows": ("add-97", "add-98")}, "unknown row 'add-98': choose among add-79, "),
+        ({"recipes": ("egdd",)}, "unknown recipe 'egdd': choose among sgd, "),
+        ({"rows": ("mul-97",), "suite": "quick"}, "unknown row 'mul-97': choose among"),
+    ],
+)
+def test_a_race_of_what_there_is_not_says_what_there_is(
+    asked, line, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import race
+
+    with pytest.raises(SystemExit, match="2"):
+        race.main(race.Options(out=tmp_path / "out", **asked))
+    error = capsys.readouterr().err
+    assert error.startswith(f"race: {line}") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_race_is_made_where_it_is_missing(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_a_race_stops_at_a_damaged_cell_before_it_runs_any(cell, capsys, monkeyp
     file, _, _cells = cell
     import race
 
-    (folder := file.parent.parent / "race-quick").mkdir()
+    (folder := file.parent.parent / "race-test").mkdir()
     file = file.parent.rename(folder / "add-97") / "egd.json"
     file.write_bytes(file.read_bytes()[:-30])
     options = race.Options(quick=True, out=folder.parent)

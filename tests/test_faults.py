@@ -188,7 +188,7 @@ def test_a_second_process_is_sent_away_until_the_first_is_killed(
     for out, run in (
         (tmp_path / "a", lambda: call(monkeypatch, *COMMAND, "--out", tmp_path / "a")),
         (
-            tmp_path / "b" / "race-quick",
+            tmp_path / "b" / "race-test",
             lambda: race.main(race.Options(quick=True, out=tmp_path / "b")),
         ),
     ):
