@@ -94,7 +94,9 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
     record = cells[0].record
     question = record["question"]
     seeds = len(record["seeds"])
-    commits = sorted({cell.record["commit"] for cell in cells})
+    commits, machines = (
+        sorted({cell.record[name] for cell in cells}) for name in ("commit", "machine")
+    )
     lines = [["method", "first", "sustained", "epochs", "final"]]
     by_steps = sorted(cells, key=lambda cell: cell.crossing("first").median)
     for cell in by_steps:
@@ -120,7 +122,7 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         f"## {name}\n\n{question['task']}, {question['model']}, {seeds} seeds, budget "
         f"{question['settings']['max_steps']} steps. Best published: {published}.\n\n"
         f"`python benchmarks/race.py --rows {row}{plateau}`, commit "
-        f"{', '.join(commits)}, on {record['machine']}\n\n"
+        f"{', '.join(commits)}, on {' and '.join(machines)}\n\n"
         f"{table(lines)}\n\n"
         f"{picture}"
     )
