@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from egd_optax.grokking import cli
 from egd_optax.grokking.history import History
@@ -37,15 +37,13 @@ def test_each_evaluation_is_written_once():
     assert np.isnan(written[1][1]["test_loss/seed-9"])
 
 
-def scalars(path):
-    """The (step, name) → value of an event file, a sequence of framed messages."""
-    content, found, position = path.read_bytes(), {}, 0
+def events_of(path):
+    """What an event file holds, a sequence of framed messages."""
+    content, position = path.read_bytes(), 0
     while position < len(content):
         (length,) = struct.unpack_from("<Q", content, position)
-        event = Event.FromString(content[position + 12 : position + 12 + length])
-        found |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
+        yield Event.FromString(content[position + 12 : position + 12 + length])
         position += length + 16
-    return found
 
 
 def test_the_command_line_writes_both(tmp_path, monkeypatch):
@@ -55,7 +53,7 @@ def test_the_command_line_writes_both(tmp_path, monkeypatch):
         *("--track", "tensorboard", "wandb"),
     )
     lines = (tmp_path / "history.jsonl").read_text().splitlines()
-    (events,) = (tmp_path / "tensorboard" / "egd").iterdir()
+    (file,) = (tmp_path / "tensorboard" / "egd").iterdir()
     expected = {
         (record["step"], f"{name}/seed-{seed}"): value
         for record in map(json.loads, lines)
@@ -63,7 +61,12 @@ def test_the_command_line_writes_both(tmp_path, monkeypatch):
         if name.endswith(("_loss", "_accuracy"))
         for seed, value in enumerate(values)
     }
-    assert scalars(events) == pytest.approx(expected, abs=1e-5)
+    events = list(events_of(file))
+    found = {(e.step, v.tag): v.simple_value for e in events for v in e.summary.value}
+    assert found == pytest.approx(expected, abs=1e-5)
+    # A run that goes on writes all again: TensorBoard forgets earlier files' points.
+    (start,) = (e.step for e in events if e.session_log.status == SessionLog.START)
+    assert start == 0
     (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"train_loss/seed-1" in run.read_bytes()
 

@@ -38,7 +38,10 @@ def tensorboard(folder: Path, run: str) -> Iterator[Tracker]:
     """Event files in ``folder/tensorboard/run``."""
     from tensorboardX import SummaryWriter
 
-    with SummaryWriter(str(folder / "tensorboard" / run)) as writer:
+    # A resumed run writes its history from the start: TensorBoard is to forget what
+    # earlier files have of these steps.
+    target = str(folder / "tensorboard" / run)
+    with SummaryWriter(target, purge_step=0) as writer:
 
         def write(step: int, values: dict[str, float]) -> None:
             for name, value in values.items():
