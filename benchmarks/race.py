@@ -1,6 +1,6 @@
 """Every method on every task: the tables and pictures of docs/results.md.
 
-    python benchmarks/race.py --suite quick   # two tasks, 3 seeds, some 10 minutes
+    python benchmarks/race.py --suite quick   # two tasks, 3 seeds, some 3 minutes
     python benchmarks/race.py --suite full    # all of them, 5 seeds: a day on two cores
     python benchmarks/race.py --rows parity-3 mnist-1k
 
