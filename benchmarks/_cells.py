@@ -121,7 +121,8 @@ def _question(recipe: str, problem: Problem) -> dict[str, Any]:
 def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
     """The first setting that differs."""
     for name in there | asked:
-        old, new = there.get(name), asked.get(name)
+        # Not None: that is a setting's value, too.
+        old, new = there.get(name, "unknown"), asked.get(name, "unknown")
         if isinstance(old, dict) and isinstance(new, dict) and old != new:
             return _difference(old, new)
         if old != new:

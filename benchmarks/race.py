@@ -29,7 +29,7 @@ import toy
 import tyro
 from _cells import PLATEAU, CellError, finished_cell, found_cells, run_cell
 from _output import report
-from _rows import Row, recipes, rows, with_settings
+from _rows import recipes, rows, with_settings
 from _tables import race_table, write_pictures
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -66,71 +66,48 @@ def main(options: Options) -> None:
     suite = "quick" if options.quick else options.suite
     _check_names("row", options.rows, [row.name for row in rows(suite)])
     _check_names("recipe", options.recipes, RECIPES)
-    chosen = [r for r in rows(suite) if not options.rows or r.name in options.rows]
-    if options.quick:
-        chosen = chosen[:1]
+    races = [options]
+    everything = not (
+        options.rows or options.recipes or options.plateau or options.quick
+    )
+    if everything and suite == "full":
+        races.append(dataclasses.replace(options, plateau=True))
     name = {"quick": "race-quick", "full": "race"}[suite]
     folder = options.out / ("race-test" if options.quick else name)
     with contextlib.ExitStack() as stack:
         try:
             prepare_folder(folder)
             stack.enter_context(reserved(folder))
-            # What is damaged shows now, not after hours.
+            # What is damaged or does not fit shows now, not after hours.
             found_cells(folder, [row.name for row in rows(suite)])
+            missing = [
+                [
+                    cell
+                    for cell in cells(each, suite)
+                    if not finished_cell(folder, *cell)
+                ]
+                for each in races
+            ]
         except ValueError as error:
             _fail(str(error), 2)
         except OSError as error:
             _fail(in_one_line(error), 1)
         try:
-            race(options, suite, chosen, folder)
-            if options.rows or options.recipes or options.plateau or options.quick:
-                return
-            if suite == "full":
-                to_the_end = dataclasses.replace(options, plateau=True)
-                race(to_the_end, suite, chosen, folder)
-            no_races(suite, folder if suite == "quick" else options.out)
+            for some in missing:
+                race(some, suite, folder, options.out)
+            if everything:
+                no_races(suite, folder if suite == "quick" else options.out)
         except CellError as error:
             _fail(str(error), 2)
         except OSError as error:
             _fail(in_one_line(error), 1)
 
 
-def race(options: Options, suite: str, chosen: list[Row], folder: Path) -> None:
-    """Runs what is not there yet, and makes table and pictures of all."""
-    columns = (
-        TextColumn("{task.description:<34}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-    )
-    cells = list(asked_for(options, suite, chosen))
-    for label, name, problem in cells:
-        # What does not fit shows now, not after hours.
-        finished_cell(folder, label, name, problem)
-    with Progress(*columns) as progress:
-        for label, name, problem in cells:
-            bar = progress.add_task(f"{label} {name}", total=problem.settings.max_steps)
-
-            def show(history: History, bar=bar) -> None:
-                progress.update(bar, completed=int(history.steps[-1]))
-
-            run_cell(folder, label, name, problem, show)
-            progress.remove_task(bar)
-    # The table has what earlier runs left, too.
-    every = list(rows(suite))
-    cells = found_cells(folder, [row.name for row in every])
-    table = race_table(cells, {row.name: row.published for row in every})
-    note = "steps to the threshold: median over the seeds (range)"
-    write_pictures(cells, folder)
-    report(table, options.out / "race.csv", quick=suite == "quick", note=note)
-
-
-def asked_for(
-    options: Options, suite: str, chosen: list[Row]
-) -> Iterator[tuple[str, str, Problem]]:
-    """What its row is called, the recipe and the problem of each cell."""
+def cells(options: Options, suite: str) -> Iterator[tuple[str, str, Problem]]:
+    """What its row is called, the recipe and the problem of each cell asked for."""
     seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
-    for row in chosen:
+    chosen = [r for r in rows(suite) if not options.rows or r.name in options.rows]
+    for row in chosen[:1] if options.quick else chosen:
         label, names, budget = row.name, recipes(suite, row.problem), row.budget
         if options.quick:
             names, budget = ["egd", "sgd"], 18
@@ -148,6 +125,34 @@ def asked_for(
         for name in names:
             if not options.recipes or name in options.recipes:
                 yield label, name, problem
+
+
+def race(
+    missing: Iterable[tuple[str, str, Problem]], suite: str, folder: Path, out: Path
+) -> None:
+    """Runs the cells that are missing, and makes table and pictures of all."""
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+    )
+    with Progress(*columns) as progress:
+        for label, name, problem in missing:
+            bar = progress.add_task(f"{label} {name}", total=problem.settings.max_steps)
+
+            def show(history: History, bar=bar) -> None:
+                progress.update(bar, completed=int(history.steps[-1]))
+
+            run_cell(folder, label, name, problem, show)
+            progress.remove_task(bar)
+    # The table has what earlier runs left, too.
+    every = list(rows(suite))
+    found = found_cells(folder, [row.name for row in every])
+    table = race_table(found, {row.name: row.published for row in every})
+    note = "steps to the threshold: median over the seeds (range)"
+    write_pictures(found, folder)
+    report(table, out / "race.csv", quick=suite == "quick", note=note)
 
 
 def no_races(suite: str, out: Path) -> None:

@@ -93,6 +93,13 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
     ):
         cell(other)
     assert cell(problem) == first
+    # A setting that is newer than the cell, whatever its value.
+    question = first.record["question"]
+    del question["settings"]["relabel_every"]
+    there = _cells.Cell("row", "sgd", first.record)
+    monkeypatch.setattr(_cells, "_read", lambda path, row: there)
+    with pytest.raises(_cells.CellError, match="relabel_every unknown and not None"):
+        cell(problem)
 
 
 @pytest.mark.parametrize(

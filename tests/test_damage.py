@@ -140,6 +140,22 @@ def test_a_race_stops_at_a_damaged_cell_before_it_runs_any(cell, capsys, monkeyp
     assert line.startswith(f"race: {file}: No space left on device; ")
 
 
+def test_a_race_refuses_a_plateau_that_does_not_fit_before_it_runs_any(
+    cell, capsys, monkeypatch
+):
+    file, _, _ = cell
+    import race
+
+    (folder := file.parent.parent / "race").mkdir()
+    file = file.parent.rename(folder / "add-97-plateau") / file.name
+    file = file.rename(file.with_stem("sgd"))
+    monkeypatch.delattr(race, "run_cell")
+    line = refused(lambda: race.main(race.Options(out=folder.parent)), capsys, status=2)
+    assert line.startswith(
+        f"race: {file} was run with other settings, task a + b mod 7"
+    )
+
+
 def test_every_result_of_this_repository_is_intact(cell):
     _, _, _cells = cell
     folder = BENCHMARKS / "results" / "race"
