@@ -1,5 +1,6 @@
 """Stacks of matrices for LAPACK, which must have them one by one."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +14,24 @@ def one_by_one(
 ) -> Callable[..., Any]:
     """From a function of one matrix (and what belongs to it) one of a stack of them.
 
-    On a CPU ``fn`` gets one after another, under ``vmap`` too. jaxlib (0.10) shares a
+    On a CPU ``fn`` gets one at a time, under ``vmap`` too. jaxlib (0.10) shares a
     batched LAPACK call out over the threads of XLA's pool and waits for them in a
     thread of that pool: when as many such calls run at once as it has threads, all wait
     for good. It was seen with four shapes in a tree on two cores. (On very many cores
-    the same sharing out corrupts the heap, jax-ml/jax#39292.)
+    the same sharing out corrupts the heap, jax-ml/jax#39292.) Calls for one matrix each
+    run side by side without harm.
 
     Elsewhere ``batched`` gets the whole stack; None takes ``jax.vmap(fn)``.
     """
     at_once = jax.vmap(fn) if batched is None else batched
+
+    def in_turn(*stacks: jax.Array) -> Any:
+        return lax.scan(
+            lambda _, members: (None, fn(*members)),
+            None,
+            stacks,
+            unroll=_side_by_side(),
+        )[1]
 
     @jax.custom_batching.custom_vmap
     def of_stack(*stacks: jax.Array) -> Any:
@@ -30,7 +40,7 @@ def one_by_one(
             return jax.tree.map(lambda result: result[None], alone)
         return lax.platform_dependent(
             *stacks,
-            cpu=lambda *stacks: lax.map(lambda members: fn(*members), stacks),
+            cpu=in_turn,
             default=at_once,
         )
 
@@ -49,3 +59,16 @@ def one_by_one(
         )
 
     return of_stack
+
+
+def _side_by_side() -> int:
+    """How many matrices of a stack XLA may have in work at once, on a CPU.
+
+    One call alone leaves cores idle, as LAPACK is single-threaded at the sizes of most
+    layers. But an OpenBLAS with threads of its own lends them to one call at a time:
+    there, calls side by side cost more than they gain.
+    """
+    threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get(
+        "OMP_NUM_THREADS"
+    )
+    return 4 if threads == "1" else 1

@@ -20,7 +20,7 @@ def test_two_threads_are_enough():
     program = Path(__file__).parent / "two_threads.py"
     answer = subprocess.run(
         [sys.executable, program],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
@@ -40,6 +40,33 @@ def test_what_belongs_to_a_matrix_goes_with_it(rng):
     # One of them the same for all.
     products, _ = jax.vmap(of_stack, in_axes=(0, None))(x, factor[0])
     np.testing.assert_allclose(products, factor[0, :, None, None] * x.mT, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 9])
+def test_side_by_side_is_as_in_turn(rng, monkeypatch, size):
+    x = rng.normal(size=(size, 3, 4)).astype(np.float32)
+
+    def grams():
+        # A function of its own each time: the environment is read when it is traced.
+        of_stack = one_by_one(lambda x: x @ x.T)
+        program = str(jax.make_jaxpr(of_stack)(x))
+        return jax.jit(of_stack)(x), program
+
+    variables = "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
+    for settings, unroll in (
+        ((None, None), 1),
+        (("2", "1"), 1),
+        (("1", None), 4),
+        ((None, "1"), 4),
+    ):
+        for variable, value in zip(variables, settings, strict=True):
+            if value is None:
+                monkeypatch.delenv(variable, raising=False)
+            else:
+                monkeypatch.setenv(variable, value)
+        result, program = grams()
+        np.testing.assert_allclose(result, x @ x.mT, rtol=1e-5, atol=1e-6)
+        assert size == 1 or f"unroll={unroll}\n" in program
 
 
 def test_it_is_traced_for_one_matrix_at_a_time():
