@@ -1,0 +1,95 @@
+"""The programs that accelerators get, as far as a machine without one can see them."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+from jax import export
+
+from egd_optax import (
+    add_log_det_penalty,
+    add_nuclear_norm_penalty,
+    egd,
+    flax_dimension_numbers,
+    polar_by_newton_schulz,
+    polar_by_svd,
+    scale_by_egd,
+    scale_by_randomized_egd,
+)
+
+PLATFORMS = "cuda", "rocm", "tpu"
+TREE = {str(i): jnp.ones((24, 40)) for i in range(3)} | {"bias": jnp.ones(3)}
+TRANSFORMATIONS = {
+    "egd": egd(0.1),
+    "newton_schulz": scale_by_egd(polar_by_newton_schulz),
+    "svd": scale_by_egd(polar_by_svd),
+    "randomized": scale_by_randomized_egd(4),
+    "nuclear norm": add_nuclear_norm_penalty(1e-3),
+    "log det": add_log_det_penalty(1e-3, eps=0.1),
+}
+
+
+def program(tx, tree, platform):
+    def update(grads):
+        return tx.update(grads, tx.init(grads), grads)[0]
+
+    return export.export(jax.jit(update), platforms=[platform])(tree).mlir_module()
+
+
+def operations(text, name):
+    return [line for line in text.splitlines() if f"stablehlo.{name}" in line]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_they_compute_in_float32_at_full_precision(name, platform):
+    text = program(TRANSFORMATIONS[name], TREE, platform)
+    # A GPU has float64 at a small share of its speed, a TPU not at all; by default both
+    # round the factors of a product to fewer bits than float32 has.
+    assert "f64" not in re.sub(r"#loc.*", "", text)
+    products = operations(text, "dot_general")
+    assert products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_newton_schulz_takes_products_alone(platform):
+    text = program(TRANSFORMATIONS["newton_schulz"], TREE, platform)
+    assert not operations(text, "custom_call")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_decomposition_gets_the_whole_stack(platform):
+    alone = {"0": TREE["0"]}
+    stack, one = (
+        operations(program(scale_by_egd(), tree, platform), "custom_call")
+        for tree in (TREE, alone)
+    )
+    assert len(stack) == len(one) > 0
+    assert all("tensor<3x" in line for line in stack)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_flax_model_trains_with_them(platform):
+    attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(attention, nnx.Param)
+    tx = egd(0.1, weight_dimension_numbers=flax_dimension_numbers)
+
+    @functools.partial(jax.vmap, in_axes=(0, 0, None))
+    def step(params, state, x):
+        loss, grads = jax.value_and_grad(
+            lambda params: jnp.mean(nnx.merge(graphdef, params)(x) ** 2)
+        )(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    seeds = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    state = jax.vmap(tx.init)(seeds)
+    exported = export.export(jax.jit(step), platforms=[platform])
+    text = exported(seeds, state, jnp.ones((3, 8))).mlir_module()
+    assert "f64" not in re.sub(r"#loc.*", "", text)
+    assert operations(text, "custom_call")
