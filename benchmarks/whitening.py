@@ -116,7 +116,8 @@ def compare_every_method(options: Options) -> None:
     )
     note = (
         f"at most {repeats} timed calls in {options.max_seconds:g} s; gflops by "
-        "XLA's count for newton_schulz, by 5 (4 m² n + 2 m³) for Muon; megabytes: arguments, results and temporaries"
+        "XLA's count for newton_schulz, by 5 (4 m² n + 2 m³) for Muon; megabytes: "
+        "arguments, results and temporaries"
     )
     report(rows, options.out / "whitening-methods.csv", quick=options.quick, note=note)
     name = "whitening-methods-quick.png" if options.quick else "whitening-methods.png"
