@@ -41,7 +41,7 @@ class Options:
     """Two shapes, two condition numbers, few draws."""
     every_method: bool = False
     """All methods and sizes instead of polar_by_eigh and the SVD."""
-    max_seconds: float = 5
+    max_seconds: float = 10
     """With every method: what takes longer, all its calls together, is skipped."""
     out: Path = Path(__file__).parent / "results"
     """Folder for the table."""
