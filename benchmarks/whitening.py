@@ -2,7 +2,7 @@
 
     python benchmarks/whitening.py            # a minute or two on two cores
     python benchmarks/whitening.py --quick    # fewer shapes and draws
-    python benchmarks/whitening.py --every-method    # nine minutes on two cores
+    python benchmarks/whitening.py --every-method    # a quarter of an hour
 
 Errors are spectral norms of the difference from the float64 polar factor, on
 log-spaced spectra, medians over draws; "rounded right" is the share of the entries that
