@@ -38,11 +38,7 @@ def one_by_one(
         if len(stacks[0]) == 1:
             alone = fn(*(stack[0] for stack in stacks))
             return jax.tree.map(lambda result: result[None], alone)
-        return lax.platform_dependent(
-            *stacks,
-            cpu=in_turn,
-            default=at_once,
-        )
+        return lax.platform_dependent(*stacks, cpu=in_turn, default=at_once)
 
     @of_stack.def_vmap
     def of_stacks(

@@ -45,13 +45,6 @@ def test_what_belongs_to_a_matrix_goes_with_it(rng):
 @pytest.mark.parametrize("size", [1, 3, 4, 9])
 def test_side_by_side_is_as_in_turn(rng, monkeypatch, size):
     x = rng.normal(size=(size, 3, 4)).astype(np.float32)
-
-    def grams():
-        # A function of its own each time: the environment is read when it is traced.
-        of_stack = one_by_one(lambda x: x @ x.T)
-        program = str(jax.make_jaxpr(of_stack)(x))
-        return jax.jit(of_stack)(x), program
-
     variables = "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
     for settings, unroll in (
         ((None, None), 1),
@@ -64,8 +57,11 @@ def test_side_by_side_is_as_in_turn(rng, monkeypatch, size):
                 monkeypatch.delenv(variable, raising=False)
             else:
                 monkeypatch.setenv(variable, value)
-        result, program = grams()
+        # A new function each time: the environment is read when it is traced.
+        of_stack = one_by_one(lambda x: x @ x.T)
+        result = jax.jit(of_stack)(x)
         np.testing.assert_allclose(result, x @ x.mT, rtol=1e-5, atol=1e-6)
+        program = str(jax.make_jaxpr(of_stack)(x))
         assert size == 1 or f"unroll={unroll}\n" in program
 
 
