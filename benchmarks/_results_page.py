@@ -22,8 +22,8 @@ HEAD = """\
 
 **Not on equal terms yet.** `egd` was tuned more widely than the other methods, and the
 transformer's budget ends before what some of their own papers report. On a + b mod 83
-optax's Muon with `egd`'s schedule and decay and `adam_learning_rate=1e-3` takes 54 steps,
-`egd` 60: the README says under *Measured* what is known.
+optax's Muon, with the schedule and decay of `egd` and `adam_learning_rate=1e-3`, takes
+54 steps, `egd` 60: the README says under *Measured* what is known.
 
 This page is made by `python benchmarks/_results_page.py` from the files in
 `benchmarks/results/`. Do not edit it.

@@ -20,8 +20,8 @@ from egd_optax.grokking.losses import LOSSES
 from egd_optax.grokking.problems import Problem
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.tasks import split
-from egd_optax.linear_algebra import adjoint, gram_matrix
-from egd_optax.matrices import WeightDimensionNumbers
+from egd_optax.leaves.stacking import WeightDimensionNumbers
+from egd_optax.polar.linear_algebra import adjoint, gram_matrix
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from _random_matrices import KINDS
 from rich.progress import track
 
 from egd_optax import polar_by_eigh, polar_by_newton_schulz
-from egd_optax.polar import polar_and_failures
+from egd_optax.polar.eigh import polar_and_failures
 
 METHODS = (
     Method("eigh", polar_by_eigh, polar_and_failures),

@@ -1,37 +1,43 @@
 """Optax gradient transformations that remove the grokking plateau."""
 
 from egd_optax.arguments import ArgumentError
-from egd_optax.columns import normalize_by_column_norm
-from egd_optax.constraints import clip_weight_row_norms, orthogonal_gradient
-from egd_optax.egalitarian import ScaleByEGDState, egd, scale_by_egd
-from egd_optax.flax_layouts import flax_dimension_numbers
-from egd_optax.grokfast import (
+from egd_optax.leaves.flax_layouts import flax_dimension_numbers
+from egd_optax.polar.eigh import polar_by_eigh, polar_by_randomized_svd, polar_by_svd
+from egd_optax.polar.newton_schulz import polar_by_newton_schulz
+from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
+from egd_optax.transforms.column_norm import normalize_by_column_norm
+from egd_optax.transforms.egalitarian import ScaleByEGDState, egd, scale_by_egd
+from egd_optax.transforms.grokfast import (
     GrokfastEMAState,
     GrokfastMAState,
     grokfast_ema,
     grokfast_ma,
 )
-from egd_optax.newton_schulz import polar_by_newton_schulz
-from egd_optax.penalties import (
+from egd_optax.transforms.orthogonal_gradient import (
+    clip_weight_row_norms,
+    orthogonal_gradient,
+)
+from egd_optax.transforms.penalties import (
     WeightPenaltyState,
     add_frobenius_penalty,
     add_log_det_penalty,
     add_nuclear_norm_penalty,
     delayed_onset,
 )
-from egd_optax.polar import polar_by_eigh, polar_by_randomized_svd, polar_by_svd
-from egd_optax.randomized import (
+from egd_optax.transforms.randomized import (
     ScaleByRandomizedEGDState,
     scale_by_randomized_egd,
 )
-from egd_optax.schedules import inverse_time_decay
-from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
-from egd_optax.switching import (
+from egd_optax.transforms.schedules import inverse_time_decay
+from egd_optax.transforms.switching import (
     SwitchOnMetricState,
     delayed_frobenius_penalty,
     switch_on_metric,
 )
-from egd_optax.vanishing import ApplyUnlessVanishedState, apply_unless_vanished
+from egd_optax.transforms.vanished_gradients import (
+    ApplyUnlessVanishedState,
+    apply_unless_vanished,
+)
 
 __version__ = "0.1.0"
 

@@ -6,14 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.linear_algebra import (
+from egd_optax.leaves.checks import check_dimension_numbers
+from egd_optax.leaves.stacking import (
+    WeightDimensionNumbers,
+    matrix_layouts,
+    to_matrices,
+)
+from egd_optax.polar.batching import one_by_one
+from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,
     power_of_two,
 )
-from egd_optax.matrices import WeightDimensionNumbers, matrix_layouts, to_matrices
-from egd_optax.one_by_one import one_by_one
-from egd_optax.trees import check_dimension_numbers
 
 
 def singular_values(

@@ -22,8 +22,8 @@ from egd_optax import (
     scale_by_egd,
     scale_by_randomized_egd,
 )
-from egd_optax.fallback import with_fallback
-from egd_optax.linear_algebra import unit_scale
+from egd_optax.polar.fallback import with_fallback
+from egd_optax.polar.linear_algebra import unit_scale
 
 SHAPE = 6, 9
 REAL_EIGH = jax.lax.linalg.eigh

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egd_optax.linear_algebra import unit_scale
+from egd_optax.polar.linear_algebra import unit_scale
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 3), (16, 16)])

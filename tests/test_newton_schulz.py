@@ -14,7 +14,7 @@ from egd_optax import (
     polar_express,
     scale_by_egd,
 )
-from egd_optax.polar_express import LAST, quintics
+from egd_optax.polar.polar_express import LAST, quintics
 
 FLOAT32, BFLOAT16 = 2.0**-23, 2.0**-7
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egd_optax.one_by_one import one_by_one
+from egd_optax.polar.batching import one_by_one
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from egd_optax import (
     polar_by_randomized_svd,
     polar_by_svd,
 )
-from egd_optax.linear_algebra import unit_scale
+from egd_optax.polar.linear_algebra import unit_scale
 
 SHAPES = [(194, 512), (512, 97), (128, 512), (64, 64), (1, 7), (200, 10)]
 WITH_RCOND = [polar_by_eigh, polar_by_svd]

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.arguments import check_number
-from egd_optax.linear_algebra import (
+from egd_optax.leaves.checks import check_dimension_numbers, checked_params
+from egd_optax.leaves.stacking import WeightDimensionNumbers, map_matrices
+from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,
     power_of_two,
     unit_columns,
 )
-from egd_optax.matrices import WeightDimensionNumbers, map_matrices
-from egd_optax.trees import check_dimension_numbers, checked_params
 
 
 def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:

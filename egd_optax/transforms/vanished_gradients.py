@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.arguments import check_number, check_transformation
-from egd_optax.linear_algebra import at_least_float32, largest_magnitude
-from egd_optax.trees import check_floating, leaves_below
+from egd_optax.leaves.checks import check_floating, leaves_below
+from egd_optax.polar.linear_algebra import at_least_float32, largest_magnitude
 
 
 class ApplyUnlessVanishedState(NamedTuple):

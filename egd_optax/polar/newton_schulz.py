@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 
-from egd_optax import polar_express
 from egd_optax.arguments import ArgumentError, checked_count, checked_matrix, shown
-from egd_optax.linear_algebra import (
+from egd_optax.polar import polar_express
+from egd_optax.polar.linear_algebra import (
     adjoint,
     at_least_float32,
     gram_matrix,

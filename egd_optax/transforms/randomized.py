@@ -14,9 +14,9 @@ from egd_optax.arguments import (
     checked_count,
     shown,
 )
-from egd_optax.matrices import WeightDimensionNumbers, map_and_count
-from egd_optax.polar import randomized_polar_and_failures
-from egd_optax.trees import check_dimension_numbers
+from egd_optax.leaves.checks import check_dimension_numbers
+from egd_optax.leaves.stacking import WeightDimensionNumbers, map_and_count
+from egd_optax.polar.eigh import randomized_polar_and_failures
 
 
 class ScaleByRandomizedEGDState(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from egd_optax.linear_algebra import adjoint, gram_matrix, product
+from egd_optax.polar.linear_algebra import adjoint, gram_matrix, product
 
 # Below this, relative to the largest, singular values of a float32 matrix are rounding
 # errors; a Gram matrix in float64 has them from 1e-8 on.

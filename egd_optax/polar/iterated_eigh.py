@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from egd_optax.linear_algebra import adjoint, gram_matrix, product, real_diagonal
+from egd_optax.polar.linear_algebra import adjoint, gram_matrix, product, real_diagonal
 
 _MOST_PASSES = 8
 

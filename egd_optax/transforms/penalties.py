@@ -8,17 +8,22 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.arguments import check_number, checked_schedule, checked_whitening
-from egd_optax.linear_algebra import (
+from egd_optax.leaves.checks import (
+    Mask,
+    check_dimension_numbers,
+    checked_mask,
+    checked_params,
+)
+from egd_optax.leaves.stacking import WeightDimensionNumbers, map_matrices
+from egd_optax.polar.batching import one_by_one
+from egd_optax.polar.eigh import polar_by_eigh
+from egd_optax.polar.linear_algebra import (
     adjoint,
     at_least_float32,
     gram_matrix,
     largest_magnitude,
     power_of_two,
 )
-from egd_optax.matrices import WeightDimensionNumbers, map_matrices
-from egd_optax.one_by_one import one_by_one
-from egd_optax.polar import polar_by_eigh
-from egd_optax.trees import Mask, check_dimension_numbers, checked_mask, checked_params
 
 
 class WeightPenaltyState(NamedTuple):

@@ -13,7 +13,7 @@ from egd_optax.arguments import (
     check_transformation,
     shown,
 )
-from egd_optax.penalties import add_frobenius_penalty
+from egd_optax.transforms.penalties import add_frobenius_penalty
 
 
 class SwitchOnMetricState(NamedTuple):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from egd_optax import double_precision, iterated_eigh
 from egd_optax.arguments import (
     check_integer,
     check_key,
@@ -15,9 +14,10 @@ from egd_optax.arguments import (
     checked_count,
     checked_matrix,
 )
-from egd_optax.fallback import with_fallback
-from egd_optax.linear_algebra import adjoint, product, unit_scale
-from egd_optax.one_by_one import one_by_one
+from egd_optax.polar import double_precision, iterated_eigh
+from egd_optax.polar.batching import one_by_one
+from egd_optax.polar.fallback import with_fallback
+from egd_optax.polar.linear_algebra import adjoint, product, unit_scale
 
 
 def polar_by_eigh(

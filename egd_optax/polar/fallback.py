@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from egd_optax import polar_express
-from egd_optax.linear_algebra import gram_matrix, product
+from egd_optax.polar import polar_express
+from egd_optax.polar.linear_algebra import gram_matrix, product
 
 # Exact up to a condition number of 1e5 / √m for the smaller side m. More would bring
 # up the noise that stands for null directions.

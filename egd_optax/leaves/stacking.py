@@ -12,7 +12,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from egd_optax.arguments import ArgumentError, shown
-from egd_optax.trees import axes_of, is_number, leaves_below, rank_of
+from egd_optax.leaves.checks import axes_of, is_number, leaves_below, rank_of
 
 # A tree (or a prefix of one) of MuonDimensionNumbers and None, or a function from the
 # tree of arrays to such a tree; None stands for the default rule.

@@ -10,7 +10,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from egd_optax.arguments import ArgumentError, shown
-from egd_optax.trees import axes_of, is_number, rank_of
+from egd_optax.leaves.checks import axes_of, is_number, rank_of
 
 
 def flax_dimension_numbers(

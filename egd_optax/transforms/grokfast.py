@@ -14,8 +14,8 @@ from egd_optax.arguments import (
     checked_count,
     shown,
 )
-from egd_optax.linear_algebra import at_least_float32
-from egd_optax.trees import check_alike, check_floating
+from egd_optax.leaves.checks import check_alike, check_floating
+from egd_optax.polar.linear_algebra import at_least_float32
 
 
 class GrokfastEMAState(NamedTuple):

@@ -1,0 +1,1 @@
+"""How a tree of parameters is seen as matrices, and what is refused there."""

@@ -1,0 +1,1 @@
+"""What a user puts into a chain of optax: one file a method."""
