@@ -33,7 +33,7 @@ TESTS = {
     "grokfast": ["test_grokfast.py", *ARGUMENTS, "test_contract.py"],
     "polar": [
         *("test_polar.py", "test_randomized.py", "test_fallback.py"),
-        *(*ARGUMENTS, "test_one_by_one.py"),
+        *(*ARGUMENTS, "test_stacks.py"),
     ],
 }
 # Of tests for many modules, those for this one.

@@ -2,8 +2,10 @@
 
 from egd_optax.arguments import ArgumentError
 from egd_optax.leaves.flax_layouts import flax_dimension_numbers
-from egd_optax.polar.eigh import polar_by_eigh, polar_by_randomized_svd, polar_by_svd
+from egd_optax.polar.eigh import polar_by_eigh
 from egd_optax.polar.newton_schulz import polar_by_newton_schulz
+from egd_optax.polar.randomized import polar_by_randomized_svd
+from egd_optax.polar.svd import polar_by_svd
 from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
 from egd_optax.transforms.column_norm import normalize_by_column_norm
 from egd_optax.transforms.egalitarian import ScaleByEGDState, egd, scale_by_egd

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.leaves.checks import check_dimension_numbers
-from egd_optax.leaves.stacking import (
+from egd_optax.leaves.mapping import (
     WeightDimensionNumbers,
     matrix_layouts,
     to_matrices,
 )
-from egd_optax.polar.batching import one_by_one
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,
     power_of_two,
 )
+from egd_optax.polar.stacks import one_at_a_time_on_cpu
 
 
 def singular_values(
@@ -129,4 +129,4 @@ def _per_matrix(
     return jax.tree.unflatten(treedef, results)
 
 
-_singular_values = one_by_one(lambda x: jnp.linalg.svd(x, compute_uv=False))
+_singular_values = one_at_a_time_on_cpu(lambda x: jnp.linalg.svd(x, compute_uv=False))

@@ -18,7 +18,7 @@ def tree(rng):
 
 
 @pytest.mark.parametrize("polar_fn", [None, polar_by_svd])
-def test_matrices_are_whitened_and_vectors_pass(tree, polar_fn):
+def test_mapping_are_whitened_and_vectors_pass(tree, polar_fn):
     tx = scale_by_egd(polar_fn)
     updates, _ = tx.update(tree, tx.init(tree))
     np.testing.assert_allclose(updates["kernel"], polar(tree["kernel"]), atol=1e-5)

@@ -15,13 +15,13 @@ from reference import polar
 from egd_optax import (
     add_nuclear_norm_penalty,
     egd,
-    iterated_eigh,
     polar_by_eigh,
     polar_by_randomized_svd,
     polar_by_svd,
     scale_by_egd,
     scale_by_randomized_egd,
 )
+from egd_optax.polar.eigh import iterated
 from egd_optax.polar.fallback import with_fallback
 from egd_optax.polar.linear_algebra import unit_scale
 
@@ -70,7 +70,7 @@ def test_the_matrix_that_failed_is_whitened_and_no_other_is_touched(failing):
 def test_where_stacks_go_in_one_call(failing):
     # What polar_by_eigh does where there is no CPU.
     stack = jnp.stack([steep(0), flat(1), steep(2)])
-    whiten = jax.jit(with_fallback(iterated_eigh.whiten))
+    whiten = jax.jit(with_fallback(iterated))
     result, failed = whiten(unit_scale(stack), jnp.full(3, 4.8e-7))
     np.testing.assert_array_equal(failed, [False, True, False])
     np.testing.assert_allclose(result, polar(stack), atol=1e-5)

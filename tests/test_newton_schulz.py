@@ -11,10 +11,10 @@ from reference import log_spaced, matrix_with_spectrum, polar, spectral_error
 from egd_optax import (
     polar_by_newton_schulz,
     polar_by_svd,
-    polar_express,
     scale_by_egd,
 )
-from egd_optax.polar.polar_express import LAST, quintics
+from egd_optax.polar import newton_schulz
+from egd_optax.polar.newton_schulz import LAST, quintics
 
 FLOAT32, BFLOAT16 = 2.0**-23, 2.0**-7
 
@@ -40,8 +40,8 @@ def apply(coefficients, x):
 @pytest.mark.parametrize("eps", [FLOAT32, BFLOAT16])
 def test_each_polynomial_is_the_best_of_its_interval(eps, monkeypatch):
     # Nothing held back: the polynomials of the paper.
-    monkeypatch.setattr(polar_express, "_DEEPEST", 0)
-    monkeypatch.setattr(polar_express, "_CUSHION", 1)
+    monkeypatch.setattr(newton_schulz, "_DEEPEST", 0)
+    monkeypatch.setattr(newton_schulz, "_CUSHION", 1)
     found, low = quintics.__wrapped__(8, eps)
     high = 1.0
     for coefficients in found:

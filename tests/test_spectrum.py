@@ -39,7 +39,7 @@ def test_batches_of_matrices_and_small_dtypes(rng):
     assert result.dtype == jnp.float32
 
 
-def test_matrices_near_the_largest_number_and_without_entries():
+def test_mapping_near_the_largest_number_and_without_entries():
     tree = [jnp.diag(jnp.array([3e38, 3e38])), jnp.zeros((0, 3)), jnp.zeros((3, 0))]
     np.testing.assert_allclose(effective_ranks(tree), [2, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(condition_numbers(tree), [1, 0, 0], rtol=1e-6)

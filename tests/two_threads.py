@@ -1,4 +1,4 @@
-"""Every LAPACK call of the library on two threads; test_one_by_one.py starts this."""
+"""Every LAPACK call of the library on two threads; test_stacks.py starts this."""
 # ruff: noqa: E402
 
 import os

@@ -1,23 +1,17 @@
-"""Polar factor U Vᴴ of a matrix X = U S Vᴴ: every singular value replaced by one."""
+"""Polar factor by eigendecomposition of the Gram matrix."""
 
 import functools
-from collections.abc import Callable
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from egd_optax.arguments import (
-    check_integer,
-    check_key,
-    check_number,
-    checked_count,
-    checked_matrix,
-)
-from egd_optax.polar import double_precision, iterated_eigh
-from egd_optax.polar.batching import one_by_one
+from egd_optax.arguments import checked_matrix
 from egd_optax.polar.fallback import with_fallback
-from egd_optax.polar.linear_algebra import adjoint, product, unit_scale
+from egd_optax.polar.linear_algebra import adjoint, gram_matrix, product, real_diagonal
+from egd_optax.polar.stacks import checked_rcond, of_stacks, one_at_a_time_on_cpu
 
 
 def polar_by_eigh(
@@ -82,191 +76,202 @@ def polar_and_failures(
     x: jax.Array, *, rcond: jax.typing.ArrayLike | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """:func:`polar_by_eigh`, and for which matrices ``(...)`` the eigh failed."""
-    return _compiled(_by_eigh, checked_matrix(x), _checked_rcond(rcond))
-
-
-def polar_by_svd(
-    x: jax.Array, *, rcond: jax.typing.ArrayLike | None = None
-) -> jax.Array:
-    r"""Polar factor of each matrix through its singular value decomposition.
-
-    The slow, plain reference for :func:`polar_by_eigh`, with the same treatment of
-    batch axes, dtypes, rank deficiency, zeros and NaN.
-
-    Args:
-      x: array of shape ``(..., m, n)``, floating or complex.
-      rcond: singular values up to ``rcond`` times the largest count as zero. None
-        takes 4 eps of the dtype computed in, at least float32. From 300 rows and
-        columns on LAPACK's errors can exceed that: one in twenty rank-deficient
-        matrices has a null direction come out as one.
-
-    Returns:
-      U Vᴴ for X = U S Vᴴ, of the shape and dtype of ``x``.
-
-    Raises:
-      ArgumentError: ``x`` has fewer than two axes or is neither floating nor complex;
-        ``rcond`` is no number in [0, 1).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from egd_optax import polar_by_svd
-      >>> print(polar_by_svd(jnp.array([[0.0, 2.0], [0.0, 0.0]])))
-      [[0. 1.]
-       [0. 0.]]
-    """
-    return _compiled(_by_svd, checked_matrix(x), _checked_rcond(rcond))[0]
-
-
-def polar_by_randomized_svd(
-    x: jax.Array,
-    rank: int,
-    *,
-    key: jax.Array,
-    power_iterations: jax.typing.ArrayLike = 2,
-) -> jax.Array:
-    r"""Polar factor of the leading directions of each matrix, the others dropped.
-
-    For X = U S Vᴴ approximates U_r V_rᴴ, the factor of the ``rank`` largest singular
-    values, at a cost that grows with rank · m · n. The columns of X Ω for a Gaussian Ω
-    with ``rank`` columns span nearly the leading directions, the nearer the more often
-    X Xᴴ is applied:
-
-    .. math:: Q = \operatorname{orth}((X X^H)^q X \Omega), \qquad
-        \text{result} = Q \operatorname{polar}(Q^H X)
-
-    with a QR decomposition after every product, as powers alone would leave nothing
-    but the first direction. What lies in the span of Q is then resolved as exactly as
-    by :func:`polar_by_eigh`. Result: ``min(rank, m, n)`` singular values of one, fewer
-    where X has lower rank. They belong to the leading directions up to a share of
-    others of order (σ_{r+1} / σ_r)^(2q + 1).
-
-    Args:
-      x: array of shape ``(..., m, n)``, floating or complex; leading axes are batch
-        axes, and each matrix has a sketch of its own. Computed in at least float32.
-      rank: number r of directions, a static integer. Matrices with no more than that
-        are whitened entirely, by :func:`polar_by_eigh`.
-      key: random key of the sketch: same key, same result.
-      power_iterations: number q of times that X Xᴴ is applied.
-
-    Returns:
-      Array of the shape and dtype of ``x``. A zero matrix gives zero, a matrix with a
-      NaN or an infinity gives NaN; scaling ``x`` by a positive number changes nothing.
-
-    Raises:
-      ArgumentError: ``x`` has fewer than two axes or is neither floating nor complex;
-        ``rank`` is no static integer of at least 1, ``key`` no single key, or
-        ``power_iterations`` no integer of at least 0.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from egd_optax import polar_by_randomized_svd
-      >>> x = jnp.diag(jnp.array([5.0, 2.0, 1e-3]))
-      >>> print(abs(polar_by_randomized_svd(x, 2, key=jax.random.key(0)).round(3)))
-      [[1. 0. 0.]
-       [0. 1. 0.]
-       [0. 0. 0.]]
-
-    Source: Halko, Martinsson and Tropp, *Finding structure with randomness*, arXiv
-    0909.4061; used for the gradient in Saheb Pasand and Dohmatob, *Egalitarian Gradient
-    Descent*, arXiv 2510.04930, with two power iterations.
-    """
-    check_key("key", key)
-    check_integer("power_iterations", power_iterations, at_least=0)
-    return randomized_polar_and_failures(
-        x, rank, key=key, power_iterations=power_iterations
-    )[0]
-
-
-def randomized_polar_and_failures(
-    x: jax.Array, rank: int, *, key: jax.Array, power_iterations: jax.typing.ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-    """:func:`polar_by_randomized_svd`, and for which matrices the eigh failed."""
-    x, rank = checked_matrix(x), checked_count("rank", rank)
-    if rank >= min(x.shape[-2:]):
-        return polar_and_failures(x)
-    return _polar_by_randomized_svd(x, rank, key, power_iterations)
-
-
-def _checked_rcond(
-    rcond: jax.typing.ArrayLike | None,
-) -> jax.typing.ArrayLike | None:
-    if rcond is not None:
-        check_number("rcond", rcond, at_least=0, below=1)
-    return rcond
-
-
-def _of_stacks(
-    fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
-    x: jax.Array,
-    rcond: jax.typing.ArrayLike | None,
-) -> tuple[jax.Array, jax.Array]:
-    """Fn of stacks of wide matrices, scaled, and of the rcond of each."""
-    batch = x.shape[:-2]
-    if x.size == 0:
-        return x, jnp.zeros(batch, bool)
-    wide = x if x.shape[-2] <= x.shape[-1] else adjoint(x)
-    scaled = unit_scale(wide)
-    if rcond is None:
-        rcond = 4 * float(jnp.finfo(scaled.dtype).eps)
-    stack = scaled.reshape(-1, *scaled.shape[-2:])
-    rcond = jnp.broadcast_to(jnp.asarray(rcond, stack.real.dtype), len(stack))
-    result, failed = fn(stack, rcond)
-    result = result.reshape(scaled.shape).astype(x.dtype)
-    return result if wide is x else adjoint(result), failed.reshape(batch)
-
-
-# Outside of jit, loops would be compiled anew at every call.
-_compiled = jax.jit(_of_stacks, static_argnums=0)
+    return of_stacks(_by_eigh, checked_matrix(x), checked_rcond(rcond))
 
 
 def _whitened(x: jax.Array, rcond: jax.Array) -> jax.Array:
     if jnp.finfo(x.dtype).bits > 32:
-        return iterated_eigh.whiten(x, rcond)
+        return iterated(x, rcond)
     # A CPU has float64 at half the speed of float32, which beats several passes;
     # accelerators have it slowly or not at all.
-    return lax.platform_dependent(
-        x, rcond, cpu=double_precision.whiten, default=iterated_eigh.whiten
+    return lax.platform_dependent(x, rcond, cpu=in_float64, default=iterated)
+
+
+# Below this, relative to the largest, singular values of a float32 matrix are rounding
+# errors; a Gram matrix in float64 has them from 1e-8 on.
+_SMALLEST_RCOND = 2.4e-7
+
+
+def in_float64(x: jax.Array, rcond: jax.Array) -> jax.Array:
+    """Polar factor of wide float32 or complex64 matrices ``(..., m, n)``, m ≤ n.
+
+    Forming X Xᴴ squares the condition number, and float64 has the digits for that: up
+    to a condition number of 1e4 all bits of the result are right, at 1e6 all but a few.
+    """
+    dtype = x.dtype
+    # JAX has float64 switched off by default; this is its switch for what is traced
+    # here alone.
+    with jax.enable_x64(True):
+        x = x.astype(jnp.complex128 if jnp.iscomplexobj(x) else jnp.float64)
+        rcond = jnp.maximum(rcond.astype(jnp.float64), _SMALLEST_RCOND)
+        vectors, values = lax.linalg.eigh(gram_matrix(x), symmetrize_input=False)
+        keep = values > (rcond[..., None] ** 2) * values[..., -1:]
+        root = jnp.where(keep, lax.rsqrt(jnp.where(keep, values, 1)), 0)
+        inverse_root = product(vectors * root[..., None, :], adjoint(vectors))
+        return product(inverse_root, x).astype(dtype)
+
+
+_MOST_PASSES = 8
+
+
+class _Passes(NamedTuple):
+    """Where the iteration stands: ``vectors @ rows`` has the polar factor of x.
+
+    Until it is finished the rows are nearly orthogonal, in ascending order: those that
+    are resolved are not the first ones.
+    """
+
+    vectors: jax.Array  # (..., m, m), unitary until the matrix is finished
+    rows: jax.Array  # (..., m, n)
+    floor: jax.Array  # (...), real: the share of the largest row that counts as zero
+    unfinished: jax.Array  # (...), bool
+
+
+def iterated(x: jax.Array, rcond: jax.Array) -> jax.Array:
+    """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries below four."""
+    vectors = _left_vectors(x)
+    unfinished = jnp.ones(x.shape[:-2], bool)
+    first = _Passes(vectors, product(adjoint(vectors), x), rcond, unfinished)
+    # The floor rises with every pass, so that three or four suffice in float32; the
+    # bound is for what rounding may do.
+    passes, _ = lax.while_loop(
+        lambda carry: jnp.any(carry[0].unfinished) & (carry[1] < _MOST_PASSES),
+        lambda carry: (_resolve(carry[0]), carry[1] + 1),
+        (first, 0),
+    )
+    return product(passes.vectors, passes.rows)
+
+
+def _resolve(passes: _Passes) -> _Passes:
+    """Sets the large of the rows to norm one, raises the rest and turns those anew."""
+    vectors, rows = passes.vectors, passes.rows
+    gram = gram_matrix(rows)
+    # Squared row norms know small singular values far better than the eigenvalues do,
+    # whose error is relative to the largest.
+    energy = real_diagonal(gram)
+    top = jnp.max(energy, axis=-1, keepdims=True)
+    floor = passes.floor[..., None] * jnp.sqrt(top)
+    cut = jnp.maximum(_cut(rows.dtype) * top, floor**2)
+    cut = jnp.where(cut > 0, cut, 1)
+
+    # What a small row owes to imperfect vectors lies along the large rows; only what
+    # is left tells whether the direction exists.
+    large = jnp.where(energy >= cut, energy, jnp.inf)
+    owed = jnp.sum(jnp.abs(gram) ** 2 / large[..., None, :], axis=-1)
+    own = energy - jnp.where(energy >= cut, 0, owed)
+    noise = own <= floor**2
+    pending = (energy < cut) & ~noise
+    keep = ~noise | jnp.any(pending, axis=-1, keepdims=True)
+    damping = _damped_inverse_root(gram, energy, cut, keep)
+
+    def go_on() -> tuple[jax.Array, jax.Array]:
+        # What is noise so far is raised with the rest, and may be more after that.
+        small = energy < cut
+        turn = _tilt(gram, energy, small)
+        raised = product(damping - product(turn, damping), rows)
+        return _diagonalized(vectors + product(vectors, turn), raised, small)
+
+    vectors, rows = lax.cond(
+        jnp.any(pending), go_on, lambda: (product(vectors, damping), rows)
+    )
+    floor = (floor / jnp.sqrt(cut))[..., 0]
+    following = _Passes(vectors, rows, floor, jnp.any(pending, axis=-1))
+    if rows.ndim == 2:
+        return following
+
+    # A finished matrix stays as it is while others of its batch go on.
+    def advance(new: jax.Array, old: jax.Array) -> jax.Array:
+        axes = tuple(range(passes.unfinished.ndim, new.ndim))
+        return jnp.where(jnp.expand_dims(passes.unfinished, axes), new, old)
+
+    return jax.tree.map(advance, following, passes)
+
+
+def _diagonalized(
+    vectors: jax.Array, rows: jax.Array, small: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The same, the first directions turned so that their rows are orthogonal.
+
+    A third of all directions, two thirds or all: as many as it takes to have all that
+    are small, since these come first.
+    """
+    m = rows.shape[-2]
+    sizes = [max(third * m // 3, 1) for third in (1, 2, 3)]
+
+    def turned(size: int) -> tuple[jax.Array, jax.Array]:
+        left, block = vectors[..., :size], rows[..., :size, :]
+        inner = _left_vectors(block)
+        block = product(adjoint(inner), block)
+        return (
+            jnp.concatenate([product(left, inner), vectors[..., size:]], axis=-1),
+            jnp.concatenate([block, rows[..., size:, :]], axis=-2),
+        )
+
+    too_small = [jnp.any(small[..., size:]) for size in sizes[:-1]]
+    return lax.switch(
+        sum(flag.astype(jnp.int32) for flag in too_small),
+        [functools.partial(turned, size) for size in sizes],
     )
 
 
-def _without_small_directions(x: jax.Array, rcond: jax.Array) -> jax.Array:
-    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
-    keep = s > rcond * s[0]
-    # NaN is kept: a comparison would turn it into a dropped direction.
-    return product(u * jnp.where(jnp.isnan(s), s, keep), vh)
+def _left_vectors(x: jax.Array) -> jax.Array:
+    # eigh reads one triangle; by default it would average both first.
+    return lax.linalg.eigh(gram_matrix(x), symmetrize_input=False)[0]
 
 
-_by_eigh = one_by_one(with_fallback(_whitened), with_fallback(iterated_eigh.whiten))
-_by_svd = one_by_one(with_fallback(_without_small_directions))
+def _tilt(gram: jax.Array, energy: jax.Array, small: jax.Array) -> jax.Array:
+    """The rotation, less one, that turns small directions away from the others.
+
+    By the angle of first-order perturbation theory. Each large direction leans towards
+    the small ones by some eps, and beside a small row that is much.
+    """
+    own, other = energy[..., :, None], energy[..., None, :]
+    between = small[..., :, None] & ~small[..., None, :] & (own <= 0.9 * other)
+    angle = jnp.where(between, gram / jnp.where(between, other - own, 1), 0)
+    return angle - adjoint(angle)
 
 
-@functools.partial(jax.jit, static_argnames="rank")
-def _polar_by_randomized_svd(
-    x: jax.Array, rank: int, key: jax.Array, power_iterations: jax.typing.ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-    sketch_shape = (*x.shape[:-2], max(x.shape[-2:]), rank)
+def _damped_inverse_root(
+    gram: jax.Array, energy: jax.Array, cut: jax.Array, keep: jax.Array
+) -> jax.Array:
+    """f(gram) to first order in its off-diagonal part.
 
-    def by_sketch(stack: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
-        sketch = jax.random.normal(key, sketch_shape, stack.dtype)
-        iterations = jnp.broadcast_to(power_iterations, len(stack))
-        return _by_sketch(stack, sketch.reshape(-1, *sketch.shape[-2:]), iterations)
+    f(w) = max(w, cut)^(-1/2), and 0 for directions not kept. To first order,
+    f(D + O)_ij = O_ij (f(d_i) - f(d_j)) / (d_i - d_j), written here without
+    cancellation. Between a kept and a dropped direction the gap is the kept energy.
+    """
+    clipped = jnp.maximum(energy, cut)
+    root = jnp.sqrt(clipped)
+    gap = energy[..., :, None] - energy[..., None, :]
+    clipped_gap = clipped[..., :, None] - clipped[..., None, :]
+    a, b = root[..., :, None], root[..., None, :]
+    large = energy >= cut
+    one_sided = large[..., :, None] != large[..., None, :]
+    # Clipping leaves the gap or takes it away where both are on one side. It may be
+    # zero there, or so little that its product with the roots is.
+    slope = jnp.where(
+        one_sided,
+        clipped_gap / jnp.where(one_sided, gap, 1),
+        large[..., None, :].astype(gap.dtype),
+    )
+    between_kept = -slope / (a * b * (a + b))
+    cubed = 1 / (clipped * root)
+    to_dropped = jnp.minimum(cubed[..., :, None], cubed[..., None, :])
+    kept, other_kept = keep[..., :, None], keep[..., None, :]
+    quotient = jnp.where(
+        kept & other_kept,
+        between_kept,
+        jnp.where(kept | other_kept, to_dropped, 0),
+    )
+    diagonal = jnp.where(keep, 1 / root, 0)
+    eye = jnp.eye(gram.shape[-1], dtype=bool)
+    return jnp.where(eye, diagonal[..., None, :], quotient * gram)
 
-    return _of_stacks(by_sketch, x, None)
+
+def _cut(dtype: jax.typing.DTypeLike) -> float:
+    # The first-order correction leaves errors of order (eps / cut)²: at this cut, 7e-5
+    # in float32, they stay below eps. 1e-5 is too low, 1e-3 takes more passes.
+    return 0.2 * math.sqrt(jnp.finfo(dtype).eps)
 
 
-def _leading_directions(
-    x: jax.Array, sketch: jax.Array, power_iterations: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    def orthonormal(y: jax.Array) -> jax.Array:
-        return jnp.linalg.qr(y)[0]
-
-    def power_iteration(_: jax.Array, q: jax.Array) -> jax.Array:
-        return orthonormal(product(x, orthonormal(product(adjoint(x), q))))
-
-    q = orthonormal(product(x, sketch))
-    q = lax.fori_loop(0, power_iterations, power_iteration, q)
-    factor, failed = polar_and_failures(product(adjoint(q), x))
-    return product(q, factor), failed
-
-
-_by_sketch = one_by_one(_leading_directions)
+_by_eigh = one_at_a_time_on_cpu(with_fallback(_whitened), with_fallback(iterated))

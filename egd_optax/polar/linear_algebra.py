@@ -1,6 +1,7 @@
 """The few matrix operations that several modules need, in full precision."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,13 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
     """The dtype that a leaf is computed in."""
     # Not by promotion, which jax.numpy_dtype_promotion("strict") forbids.
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def as_wide(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Each matrix with its smaller side first, and the way back to the dtype of x."""
+    if x.shape[-2] <= x.shape[-1]:
+        return x, lambda result: result.astype(x.dtype)
+    return adjoint(x), lambda result: adjoint(result.astype(x.dtype))
 
 
 def unit_scale(x: jax.Array) -> jax.Array:

@@ -9,12 +9,12 @@ import optax
 
 from egd_optax.arguments import check_number, checked_schedule, checked_whitening
 from egd_optax.leaves.checks import check_dimension_numbers, checked_params
-from egd_optax.leaves.sharding import keep_shardings, spread_over_devices
-from egd_optax.leaves.stacking import (
+from egd_optax.leaves.mapping import (
     WeightDimensionNumbers,
     map_and_count,
     matrix_layouts,
 )
+from egd_optax.leaves.sharding import keep_shardings, spread_over_devices
 from egd_optax.polar.eigh import polar_and_failures, polar_by_eigh
 from egd_optax.transforms.vanished_gradients import apply_unless_vanished, check_share
 

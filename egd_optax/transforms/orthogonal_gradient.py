@@ -8,7 +8,7 @@ import optax
 
 from egd_optax.arguments import check_number
 from egd_optax.leaves.checks import check_dimension_numbers, checked_params
-from egd_optax.leaves.stacking import WeightDimensionNumbers, map_matrices
+from egd_optax.leaves.mapping import WeightDimensionNumbers, map_matrices
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,

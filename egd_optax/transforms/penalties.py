@@ -14,8 +14,7 @@ from egd_optax.leaves.checks import (
     checked_mask,
     checked_params,
 )
-from egd_optax.leaves.stacking import WeightDimensionNumbers, map_matrices
-from egd_optax.polar.batching import one_by_one
+from egd_optax.leaves.mapping import WeightDimensionNumbers, map_matrices
 from egd_optax.polar.eigh import polar_by_eigh
 from egd_optax.polar.linear_algebra import (
     adjoint,
@@ -24,6 +23,7 @@ from egd_optax.polar.linear_algebra import (
     largest_magnitude,
     power_of_two,
 )
+from egd_optax.polar.stacks import one_at_a_time_on_cpu
 
 
 class WeightPenaltyState(NamedTuple):
@@ -249,7 +249,7 @@ def _log_det_direction(w: jax.Array, eps: jax.Array) -> jax.Array:
     return 2 * jax.scipy.linalg.cho_solve((factor, True), w) / scale
 
 
-_log_det_directions = one_by_one(_log_det_direction)
+_log_det_directions = one_at_a_time_on_cpu(_log_det_direction)
 
 
 def _of_matrices(

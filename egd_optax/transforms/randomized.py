@@ -15,8 +15,8 @@ from egd_optax.arguments import (
     shown,
 )
 from egd_optax.leaves.checks import check_dimension_numbers
-from egd_optax.leaves.stacking import WeightDimensionNumbers, map_and_count
-from egd_optax.polar.eigh import randomized_polar_and_failures
+from egd_optax.leaves.mapping import WeightDimensionNumbers, map_and_count
+from egd_optax.polar.randomized import randomized_polar_and_failures
 
 
 class ScaleByRandomizedEGDState(NamedTuple):

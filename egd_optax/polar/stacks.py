@@ -1,5 +1,6 @@
-"""Stacks of matrices for LAPACK, which must have them one by one."""
+"""From a function of one matrix to one of arrays ``(..., m, n)``, fit for LAPACK."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +9,44 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from egd_optax.arguments import check_number
+from egd_optax.polar.linear_algebra import as_wide, unit_scale
 
-def one_by_one(
+
+# Outside of jit, loops would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnums=0)
+def of_stacks(
+    fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+    x: jax.Array,
+    rcond: jax.typing.ArrayLike | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Fn of a stack of wide matrices, scaled, and of the rcond of each.
+
+    The second result are its flags ``(...)``, one a matrix.
+    """
+    batch = x.shape[:-2]
+    if x.size == 0:
+        return x, jnp.zeros(batch, bool)
+    wide, back = as_wide(x)
+    scaled = unit_scale(wide)
+    if rcond is None:
+        rcond = 4 * float(jnp.finfo(scaled.dtype).eps)
+    stack = scaled.reshape(-1, *scaled.shape[-2:])
+    rcond = jnp.broadcast_to(jnp.asarray(rcond, stack.real.dtype), len(stack))
+    result, failed = fn(stack, rcond)
+    return back(result.reshape(scaled.shape)), failed.reshape(batch)
+
+
+def checked_rcond(
+    rcond: jax.typing.ArrayLike | None,
+) -> jax.typing.ArrayLike | None:
+    """An argument ``rcond``, refused if it is no number in [0, 1)."""
+    if rcond is not None:
+        check_number("rcond", rcond, at_least=0, below=1)
+    return rcond
+
+
+def one_at_a_time_on_cpu(
     fn: Callable[..., Any], batched: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
     """From a function of one matrix (and what belongs to it) one of a stack of them.

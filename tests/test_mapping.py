@@ -6,7 +6,7 @@ import pytest
 from optax.contrib import MuonDimensionNumbers as Numbers
 
 from egd_optax import polar_by_svd, scale_by_egd
-from egd_optax.leaves.stacking import map_matrices
+from egd_optax.leaves.mapping import map_matrices
 
 
 def recorded(shapes):

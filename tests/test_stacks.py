@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egd_optax.polar.batching import one_by_one
+from egd_optax.polar.stacks import one_at_a_time_on_cpu
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_two_threads_are_enough():
 def test_what_belongs_to_a_matrix_goes_with_it(rng):
     x, factor = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 3))
     x, factor = x.astype(np.float32), factor.astype(np.float32)
-    of_stack = one_by_one(lambda x, factor: (factor * x.T, jnp.sum(x)))
+    of_stack = one_at_a_time_on_cpu(lambda x, factor: (factor * x.T, jnp.sum(x)))
     for mapped in (jax.vmap(of_stack), jax.jit(jax.vmap(of_stack))):
         products, sums = mapped(x, factor)
         np.testing.assert_allclose(products, factor[..., None, None] * x.mT, rtol=1e-6)
@@ -58,7 +58,7 @@ def test_side_by_side_is_as_in_turn(rng, monkeypatch, size):
             else:
                 monkeypatch.setenv(variable, value)
         # A new function each time: the environment is read when it is traced.
-        of_stack = one_by_one(lambda x: x @ x.T)
+        of_stack = one_at_a_time_on_cpu(lambda x: x @ x.T)
         result = jax.jit(of_stack)(x)
         np.testing.assert_allclose(result, x @ x.mT, rtol=1e-5, atol=1e-6)
         program = str(jax.make_jaxpr(of_stack)(x))
@@ -72,5 +72,5 @@ def test_it_is_traced_for_one_matrix_at_a_time():
         shapes.append(x.shape)
         return x
 
-    jax.jit(one_by_one(recorded)).lower(jnp.ones((6, 2, 3)))
+    jax.jit(one_at_a_time_on_cpu(recorded)).lower(jnp.ones((6, 2, 3)))
     assert set(shapes) == {(2, 3)}
