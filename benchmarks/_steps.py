@@ -20,7 +20,7 @@ from egd_optax.grokking.losses import LOSSES
 from egd_optax.grokking.problems import Problem
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.tasks import split
-from egd_optax.leaves.mapping import WeightDimensionNumbers
+from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.polar.linear_algebra import adjoint, gram_matrix
 
 

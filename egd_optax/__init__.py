@@ -8,34 +8,29 @@ from egd_optax.polar.randomized import polar_by_randomized_svd
 from egd_optax.polar.svd import polar_by_svd
 from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
 from egd_optax.transforms.column_norm import normalize_by_column_norm
-from egd_optax.transforms.egalitarian import ScaleByEGDState, egd, scale_by_egd
+from egd_optax.transforms.egalitarian import ScaleByEGDState, scale_by_egd
+from egd_optax.transforms.egd import egd
+from egd_optax.transforms.frobenius import (
+    add_frobenius_penalty,
+    delayed_frobenius_penalty,
+)
 from egd_optax.transforms.grokfast import (
     GrokfastEMAState,
     GrokfastMAState,
     grokfast_ema,
     grokfast_ma,
 )
-from egd_optax.transforms.orthogonal_gradient import (
-    clip_weight_row_norms,
-    orthogonal_gradient,
-)
-from egd_optax.transforms.penalties import (
-    WeightPenaltyState,
-    add_frobenius_penalty,
-    add_log_det_penalty,
-    add_nuclear_norm_penalty,
-    delayed_onset,
-)
+from egd_optax.transforms.log_det import add_log_det_penalty
+from egd_optax.transforms.nuclear_norm import add_nuclear_norm_penalty
+from egd_optax.transforms.orthogonal_gradient import orthogonal_gradient
+from egd_optax.transforms.penalties import WeightPenaltyState
 from egd_optax.transforms.randomized import (
     ScaleByRandomizedEGDState,
     scale_by_randomized_egd,
 )
-from egd_optax.transforms.schedules import inverse_time_decay
-from egd_optax.transforms.switching import (
-    SwitchOnMetricState,
-    delayed_frobenius_penalty,
-    switch_on_metric,
-)
+from egd_optax.transforms.row_norms import clip_weight_row_norms
+from egd_optax.transforms.schedules import delayed_onset, inverse_time_decay
+from egd_optax.transforms.switching import SwitchOnMetricState, switch_on_metric
 from egd_optax.transforms.vanished_gradients import (
     ApplyUnlessVanishedState,
     apply_unless_vanished,

@@ -60,7 +60,9 @@ def check_number(
         bounds.append(f" below {below}")
     wanted = ("a" if bounds or not finite else "a finite") + " number"
     wanted += " and".join(bounds)
-    scalar = _real_scalar(name, value, wanted)
+    if callable(value):
+        wanted += " (a schedule only under optax.inject_hyperparams)"
+    scalar = check_scalar(name, value, wanted)
     if scalar is None:
         return
     in_range = (
@@ -83,19 +85,25 @@ def checked_schedule(
 
     def schedule(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
         result = value(step)
-        _real_scalar(f"what the schedule {name} returns", result, "a number")
+        check_scalar(f"what the schedule {name} returns", result, "a number")
         return result
 
     return schedule
 
 
-def _real_scalar(name: str, value: Any, wanted: str) -> float | None:
-    """The value, None where it is traced."""
+def check_scalar(
+    name: str, value: Any, wanted: str, *, flags: bool = False
+) -> float | None:
+    """The value, None where it is traced; refused if it is no real scalar.
+
+    ``flags`` lets True and False pass for 1 and 0.
+    """
+    kinds = [jnp.floating, jnp.integer, *[np.bool_] * flags]
     traced = isinstance(value, jax.core.Tracer)
     try:
         array = value if traced else np.asarray(value)
         real = array.shape == () and any(
-            jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)
+            jnp.issubdtype(array.dtype, kind) for kind in kinds
         )
         # JAX holds integers in 32 bits, unless it is told otherwise.
         real = real and not (isinstance(value, int) and abs(value) >= 2**31)
@@ -103,12 +111,9 @@ def _real_scalar(name: str, value: Any, wanted: str) -> float | None:
         real = False
     if real:
         return None if traced else float(array)
-    hint = ""
-    if callable(value):
-        hint = " (a schedule only under optax.inject_hyperparams)"
-    elif isinstance(value, int) and not isinstance(value, bool):
-        hint = " (an integer of at most 32 bits, or a float)"
-    raise ArgumentError(f"{name} must be {wanted}{hint}, got {shown(value)}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        wanted += " (an integer of at most 32 bits, or a float)"
+    raise ArgumentError(f"{name} must be {wanted}, got {shown(value)}")
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> None:

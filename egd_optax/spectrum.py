@@ -7,11 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.leaves.checks import check_dimension_numbers
-from egd_optax.leaves.mapping import (
-    WeightDimensionNumbers,
-    matrix_layouts,
-    to_matrices,
-)
+from egd_optax.leaves.layouts import WeightDimensionNumbers, matrix_layouts, to_matrices
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from egd_optax.grokking.problems import modular
-from egd_optax.leaves.mapping import matrix_layouts
+from egd_optax.leaves.layouts import matrix_layouts
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

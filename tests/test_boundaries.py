@@ -1,6 +1,7 @@
 """The library depends on jax and optax alone, and imports run one way."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,59 @@ def test_the_public_api_is_complete_and_documented():
         assert getattr(egd_optax, name).__doc__, name
     assert egd_optax.__all__ == sorted(egd_optax.__all__)
     assert (PACKAGE / "py.typed").exists()
+
+
+# What each wing may know. Within a wing, files may know each other.
+KNOWS = {
+    "arguments": set(),
+    "polar": {"arguments"},
+    "leaves": {"arguments"},
+    "spectrum": {"polar", "leaves", "arguments"},
+    "transforms": {"polar", "leaves", "arguments"},
+}
+
+
+def modules():
+    """Name of each module of the library, and the names of those it imports."""
+    paths = {
+        ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    graph = {}
+    for name, path in paths.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+                found.add(node.module)
+        graph[name] = found & paths.keys()
+    return graph
+
+
+def test_imports_run_down_only():
+    for name, imported in modules().items():
+        wing = name.split(".")[1]
+        for other in imported:
+            other_wing = other.split(".")[1]
+            allowed = other_wing == wing or other_wing in KNOWS.get(wing, KNOWS)
+            # The front door and the workbench know everything below them.
+            assert allowed or wing in ("__init__", "grokking"), f"{name} -> {other}"
+            assert wing == "grokking" or other_wing != "grokking", f"{name} -> {other}"
+
+
+def test_no_modules_import_each_other():
+    graph = modules()
+    done = graphlib.TopologicalSorter(graph)
+    done.prepare()  # raises CycleError
+    assert len(graph) > 40
+
+
+def test_files_are_short():
+    lengths = {
+        path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")
+    }
+    assert max(lengths.values()) <= 300, max(lengths, key=lengths.get)
+    library = [n for path, n in lengths.items() if "grokking" not in path.parts]
+    assert sum(library) / len(library) <= 150

@@ -8,7 +8,8 @@ import optax
 
 from egd_optax.arguments import check_number
 from egd_optax.leaves.checks import check_dimension_numbers
-from egd_optax.leaves.mapping import WeightDimensionNumbers, map_matrices
+from egd_optax.leaves.layouts import WeightDimensionNumbers
+from egd_optax.leaves.mapping import map_matrices
 from egd_optax.polar.linear_algebra import at_least_float32, unit_columns
 
 

@@ -15,7 +15,8 @@ from egd_optax.arguments import (
     shown,
 )
 from egd_optax.leaves.checks import check_dimension_numbers
-from egd_optax.leaves.mapping import WeightDimensionNumbers, map_and_count
+from egd_optax.leaves.layouts import WeightDimensionNumbers
+from egd_optax.leaves.mapping import map_matrices_and_count
 from egd_optax.polar.randomized import randomized_polar_and_failures
 
 
@@ -106,7 +107,9 @@ def scale_by_randomized_egd(
                 power_iterations=power_iterations,
             )
 
-        updates, failures = map_and_count(whiten, updates, weight_dimension_numbers)
+        updates, failures = map_matrices_and_count(
+            whiten, updates, weight_dimension_numbers
+        )
         return updates, ScaleByRandomizedEGDState(
             jax.random.key_data(key), state.fallbacks + failures
         )

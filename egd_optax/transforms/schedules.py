@@ -1,4 +1,4 @@
-"""Learning rates over time."""
+"""Numbers over time: a learning rate that falls, a strength that sets in late."""
 
 import jax
 import jax.numpy as jnp
@@ -40,5 +40,49 @@ def inverse_time_decay(
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         return jnp.asarray(init_value / (1 + step / halving_steps))
+
+    return schedule
+
+
+def delayed_onset(
+    value: jax.typing.ArrayLike,
+    onset_step: jax.typing.ArrayLike,
+    ramp_steps: jax.typing.ArrayLike = 0,
+) -> optax.Schedule:
+    r"""A schedule that is 0 before a step and ``value`` after, with a linear ramp.
+
+    .. math:: s(t) = \text{value} \cdot \min(1, (t - \text{onset}) / \text{ramp})
+        \quad \text{for } t \ge \text{onset, else } 0
+
+    Args:
+      value: what the schedule reaches.
+      onset_step: first step at which the schedule rises; without a ramp, the first
+        step at which it is ``value``.
+      ramp_steps: number of steps from 0 to ``value``.
+
+    Returns:
+      A function of the step count, for any argument that takes a schedule.
+
+    Raises:
+      ArgumentError: ``value`` is no finite number, or a number of steps is below 0.
+
+    Example:
+      >>> from egd_optax import delayed_onset
+      >>> schedule = delayed_onset(0.5, onset_step=10, ramp_steps=10)
+      >>> print([float(schedule(step)) for step in (9, 10, 15, 20, 99)])
+      [0.0, 0.0, 0.25, 0.5, 0.5]
+    """
+    check_number("value", value)
+    # Infinity: never.
+    check_number("onset_step", onset_step, at_least=0, finite=False)
+    check_number("ramp_steps", ramp_steps, at_least=0)
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        past = jnp.asarray(count) - onset_step
+        # A ramp of no steps must not divide by zero, and then its first step is full.
+        ramp = jnp.where(
+            past >= ramp_steps, 1.0, past / jnp.where(ramp_steps == 0, 1, ramp_steps)
+        )
+        return jnp.where(past >= 0, ramp, 0.0) * value
 
     return schedule

@@ -10,10 +10,10 @@ from jax import lax
 from egd_optax.arguments import (
     ArgumentError,
     check_number,
+    check_scalar,
     check_transformation,
     shown,
 )
-from egd_optax.transforms.penalties import add_frobenius_penalty
 
 
 class SwitchOnMetricState(NamedTuple):
@@ -101,8 +101,9 @@ def switch_on_metric(
                 f"call tx.update(grads, state, params, {metric}=...) "
                 f"(extra arguments passed: {passed})"
             )
-        value = _real_scalar(metric, extra_args[metric])
-        switched = state.switched | (value >= threshold)
+        value = extra_args[metric]
+        check_scalar(f"switch_on_metric's {metric}", value, "a real scalar", flags=True)
+        switched = state.switched | (jnp.asarray(value) >= threshold)
         types: list[Any] = []
 
         def run_before() -> tuple[optax.Updates, SwitchOnMetricState]:
@@ -134,68 +135,3 @@ def _of_same_types(result: Any, types: list[Any]) -> Any:
             f"structure, shapes and dtypes, got {shown(differing or (first, last))}"
         )
     return result
-
-
-def _real_scalar(metric: str, given: Any) -> jax.Array:
-    try:
-        value = jnp.asarray(given)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(
-            f"switch_on_metric needs a real scalar {metric!r}, got {shown(given)}"
-        ) from error
-    if value.ndim or jnp.iscomplexobj(value):
-        raise ArgumentError(
-            f"switch_on_metric needs a real scalar {metric!r}, got shape {value.shape} "
-            f"and dtype {value.dtype}"
-        )
-    return value
-
-
-def delayed_frobenius_penalty(
-    strength: optax.ScalarOrSchedule = 0.01,
-    *,
-    metric: str = "train_accuracy",
-    threshold: jax.typing.ArrayLike = 0.99,
-) -> optax.GradientTransformationExtraArgs:
-    r"""A squared Frobenius norm penalty that sets in once training data is memorized.
-
-    .. math:: g \leftarrow g + 2 \, \text{strength} \cdot W \quad \text{from the first
-        step on at which metric} \ge \text{threshold}
-
-    ``switch_on_metric(metric, threshold, optax.identity(),
-    add_frobenius_penalty(strength))``; put it before the optimizer, as the gradient of
-    a loss term.
-
-    Args:
-      strength: factor of the penalty, a number or a schedule; a schedule counts the
-        steps since the onset.
-      metric: name of the extra argument of ``update`` to watch.
-      threshold: value of it at which the penalty sets in.
-
-    Returns:
-      A gradient transformation whose ``update`` needs ``params`` and the metric.
-
-    Raises:
-      ArgumentError: as :func:`switch_on_metric` and
-        :func:`egd_optax.add_frobenius_penalty`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from egd_optax import delayed_frobenius_penalty
-      >>> tx = delayed_frobenius_penalty(0.5)
-      >>> params = jnp.array([1.0, -2.0])
-      >>> state = tx.init(params)
-      >>> for accuracy in (0.5, 0.99):
-      ...     updates, state = tx.update(
-      ...         jnp.zeros(2), state, params, train_accuracy=accuracy
-      ...     )
-      ...     print(updates)
-      [0. 0.]
-      [ 1. -2.]
-
-    Source: *A Simple Method for Accelerating Grokking* (LessWrong): strength 0.01 over
-    all weight tensors, from a training accuracy of 0.99 on, under Adam.
-    """
-    return switch_on_metric(
-        metric, threshold, optax.identity(), add_frobenius_penalty(strength)
-    )
