@@ -15,7 +15,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", sorted(path.name for path in BENCHMARKS.glob("[!_]*.py"))
+    "script",
+    sorted(str(path.relative_to(BENCHMARKS)) for path in BENCHMARKS.glob("*/[!_]*.py")),
 )
 def test_every_benchmark_runs_quickly(script, tmp_path):
     command = [sys.executable, BENCHMARKS / script, "--quick", "--out", tmp_path]
@@ -26,7 +27,7 @@ def test_every_benchmark_runs_quickly(script, tmp_path):
 
 @pytest.mark.slow
 def test_every_method_of_whitening_is_compared(tmp_path):
-    command = [sys.executable, BENCHMARKS / "whitening.py", "--every-method"]
+    command = [sys.executable, BENCHMARKS / "speed" / "whitening.py", "--every-method"]
     subprocess.run(
         [*command, "--quick", "--out", tmp_path], check=True, capture_output=True
     )
@@ -36,8 +37,7 @@ def test_every_method_of_whitening_is_compared(tmp_path):
 
 
 def test_steps_take_turns_and_slow_ones_are_left_out(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import _steps
+    from benchmarks.speed import _steps
 
     calls = []
     steps = {
@@ -50,8 +50,7 @@ def test_steps_take_turns_and_slow_ones_are_left_out(monkeypatch):
 
 
 def test_the_tree_like_gpt2_has_as_many_parameters(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import _gpt2
+    from benchmarks.speed import _gpt2
 
     assert _gpt2.size(768, 12) == 124_439_808
     params = _gpt2.parameters(8, 2)
@@ -62,8 +61,7 @@ def test_the_tree_like_gpt2_has_as_many_parameters(monkeypatch):
 
 
 def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import _cells
+    from benchmarks.evidence import _cells
 
     problem = modular("addition", 7, width=16)
     settings = dataclasses.replace(
@@ -89,7 +87,7 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
         problem, settings=dataclasses.replace(settings, max_steps=6)
     )
     with pytest.raises(
-        _cells.CellError, match=r"sgd\.json was run with .* max_steps 9 and not 6: "
+        _cells.CellError, match=r"sgd\.json\.gz was run with .* max_steps 9 and not 6: "
     ):
         cell(other)
     assert cell(problem) == first
@@ -113,8 +111,7 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
 def test_a_race_of_what_there_is_not_says_what_there_is(
     asked, line, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import race
+    from benchmarks.evidence import race
 
     with pytest.raises(SystemExit, match="2"):
         race.main(race.Options(out=tmp_path / "out", **asked))
@@ -124,15 +121,14 @@ def test_a_race_of_what_there_is_not_says_what_there_is(
 
 
 def test_what_is_no_race_is_made_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import race
+    from benchmarks.evidence import race
 
     made = []
     for script in race.NO_RACES:
         monkeypatch.setattr(script, "main", made.append)
     (tmp_path / "toy-quick.csv").touch()
     race.no_races("quick", tmp_path)
-    assert [type(options).__module__ for options in made] == [
+    assert [type(options).__module__.split(".")[-1] for options in made] == [
         "spectrum",
         "nonstationary",
         "clock",
@@ -145,11 +141,9 @@ def test_what_is_no_race_is_made_where_it_is_missing(tmp_path, monkeypatch):
 
 
 def test_plateaus_alone_have_pictures_too(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import _cells
-    import _tables
+    from benchmarks.evidence import _cells, _tables
 
-    found = _cells.found_cells(BENCHMARKS / "results" / "race", ["add-97"])
+    found = _cells.found_cells(BENCHMARKS / "evidence" / "results" / "race", ["add-97"])
     label = "add-97" + _cells.PLATEAU
     (tmp_path / label).mkdir()
     _tables.write_pictures({label: found[label]}, tmp_path)
@@ -157,8 +151,7 @@ def test_plateaus_alone_have_pictures_too(tmp_path, monkeypatch):
 
 
 def test_a_sweep_keeps_the_lines_of_recipes_that_it_does_not_run(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import development
+    from benchmarks.evidence import development
 
     table = tmp_path / "table.csv"
     assert development.others(table, ["egd"]) == []
@@ -168,8 +161,7 @@ def test_a_sweep_keeps_the_lines_of_recipes_that_it_does_not_run(tmp_path, monke
 
 
 def test_the_page_of_results_is_what_the_results_say(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import _results_page
+    from benchmarks.evidence import _results_page
 
     root, found = BENCHMARKS.parent, _results_page.race_results()
     readme = (root / "README.md").read_text()
@@ -178,4 +170,4 @@ def test_the_page_of_results_is_what_the_results_say(monkeypatch):
     assert page == _results_page.page(found), HOW_TO
 
 
-HOW_TO = "run: python benchmarks/_results_page.py"
+HOW_TO = "run: python benchmarks/evidence/_results_page.py"

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -64,8 +65,7 @@ def test_a_damaged_checkpoint_is_written_anew(tmp_path):
 @pytest.fixture
 def cell(tmp_path, monkeypatch):
     """A finished cell of a race: its file, and how to ask for it."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import _cells
+    from benchmarks.evidence import _cells
 
     problem = modular("addition", 7, width=16)
     settings = dataclasses.replace(problem.settings, seeds=(0,))
@@ -81,7 +81,7 @@ def cell(tmp_path, monkeypatch):
 
     ask()
     monkeypatch.delattr(_cells, "train")
-    return tmp_path / "add-97" / "egd.json", ask, _cells
+    return tmp_path / "add-97" / "egd.json.gz", ask, _cells
 
 
 def test_a_flipped_bit_in_a_cell_is_found_or_changes_nothing(cell):
@@ -110,9 +110,9 @@ def test_a_cell_that_is_cut_off_or_foreign_is_named(cell):
     file, ask, _cells = cell
     content = file.read_bytes()
     cut = [content[:length] for length in range(0, len(content) - 1, 7)]
-    for found in (*cut, *FOREIGN):
+    for found in (*cut, *FOREIGN, *map(gzip.compress, FOREIGN)):
         file.write_bytes(found)
-        with pytest.raises(_cells.CellError, match="json is damaged"):
+        with pytest.raises(_cells.CellError, match=r"json\.gz is damaged"):
             ask()
         with pytest.raises(_cells.CellError):
             _cells.found_cells(file.parent.parent, ["add-97"])
@@ -121,10 +121,10 @@ def test_a_cell_that_is_cut_off_or_foreign_is_named(cell):
 
 def test_a_race_stops_at_a_damaged_cell_before_it_runs_any(cell, capsys, monkeypatch):
     file, _, _cells = cell
-    import race
+    from benchmarks.evidence import race
 
     (folder := file.parent.parent / "race-test").mkdir()
-    file = file.parent.rename(folder / "add-97") / "egd.json"
+    file = file.parent.rename(folder / "add-97") / "egd.json.gz"
     file.write_bytes(file.read_bytes()[:-30])
     options = race.Options(quick=True, out=folder.parent)
     line = refused(lambda: race.main(options), capsys, status=2)
@@ -144,11 +144,11 @@ def test_a_race_refuses_a_plateau_that_does_not_fit_before_it_runs_any(
     cell, capsys, monkeypatch
 ):
     file, _, _ = cell
-    import race
+    from benchmarks.evidence import race
 
     (folder := file.parent.parent / "race").mkdir()
     file = file.parent.rename(folder / "add-97-plateau") / file.name
-    file = file.rename(file.with_stem("sgd"))
+    file = file.rename(file.with_name("sgd.json.gz"))
     monkeypatch.delattr(race, "run_cell")
     line = refused(lambda: race.main(race.Options(out=folder.parent)), capsys, status=2)
     assert line.startswith(
@@ -158,10 +158,10 @@ def test_a_race_refuses_a_plateau_that_does_not_fit_before_it_runs_any(
 
 def test_every_result_of_this_repository_is_intact(cell):
     _, _, _cells = cell
-    folder = BENCHMARKS / "results" / "race"
+    folder = BENCHMARKS / "evidence" / "results" / "race"
     rows = {path.name.removesuffix("-plateau") for path in folder.iterdir()}
     found = _cells.found_cells(folder, rows)
-    assert sum(map(len, found.values())) == len(list(folder.rglob("*.json"))) > 60
+    assert sum(map(len, found.values())) == len(list(folder.rglob("*.json.gz"))) > 60
 
 
 class Bomb:

@@ -1,6 +1,6 @@
 """What holds for every polar factor and every transformation, whatever comes in.
 
-Whether it holds for a million matrices: ``benchmarks/million_matrices.py``.
+Whether it holds for a million matrices: ``benchmarks/reliability/million_matrices.py``.
 """
 
 import functools

@@ -1,15 +1,17 @@
 """Cells of a table: a problem, a recipe, all seeds; run once, then read from disk."""
 
 import dataclasses
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _output import commit, machine
 
+from benchmarks.shared import commit, machine
 from egd_optax.grokking.files import replacing
 from egd_optax.grokking.history import Crossing, History
 from egd_optax.grokking.problems import Problem
@@ -17,6 +19,12 @@ from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training import train
 
 _KEPT_EVALUATIONS = 120
+SUFFIX = ".json.gz"
+# What reading bytes that are no cell can raise, gzip's ways among them.
+_DAMAGED = (
+    *(AttributeError, KeyError, RecursionError, TypeError, ValueError),
+    *(EOFError, gzip.BadGzipFile, zlib.error),
+)
 PLATEAU = "-plateau"  # what follows a row's name for the baseline run to its end
 
 
@@ -78,7 +86,9 @@ def run_cell(
     path = _path(folder, row, recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record | {"sha256": _digest(record)}) + "\n")
+        text = json.dumps(record | {"sha256": _digest(record)}) + "\n"
+        # No time in it: the same cell is the same file.
+        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     return Cell(row, recipe, record)
 
 
@@ -102,7 +112,7 @@ def finished_cell(folder: Path, row: str, recipe: str, problem: Problem) -> Cell
 
 
 def _path(folder: Path, row: str, recipe: str) -> Path:
-    return folder / row / f"{recipe}.json"
+    return folder / row / f"{recipe}{SUFFIX}"
 
 
 def _question(recipe: str, problem: Problem) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def found_cells(folder: Path, rows: Iterable[str]) -> dict[str, list[Cell]]:
       CellError: one of them is damaged.
     """
     found = {
-        name: [_read(path, name) for path in sorted((folder / name).glob("*.json"))]
+        name: [_read(path, name) for path in sorted((folder / name).glob(f"*{SUFFIX}"))]
         for row in rows
         for name in (row, row + PLATEAU)
     }
@@ -146,16 +156,16 @@ def found_cells(folder: Path, rows: Iterable[str]) -> dict[str, list[Cell]]:
 
 def _read(path: Path, row: str) -> Cell:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(gzip.decompress(path.read_bytes()))
         intact = record.pop("sha256") == _digest(record)
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    except _DAMAGED:
         intact = False
     if not intact:
         raise CellError(
             f"{path} is damaged, or no result of this race: restore it, or delete it "
             "to have it run again"
         )
-    return Cell(row, path.stem, record)
+    return Cell(row, path.name.removesuffix(SUFFIX), record)
 
 
 def _digest(record: dict[str, Any]) -> str:

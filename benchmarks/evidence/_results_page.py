@@ -1,6 +1,6 @@
-"""Writes docs/results.md and the README's overview from benchmarks/results/.
+"""Writes docs/results.md and the README's overview from what is in results/.
 
-python benchmarks/_results_page.py
+python benchmarks/evidence/_results_page.py
 """
 
 import csv
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from _cells import PLATEAU, Cell, CellError, found_cells
-from _rows import rows
-from _tables import steps_text
+
+from benchmarks.evidence._cells import PLATEAU, Cell, CellError, found_cells
+from benchmarks.evidence._rows import rows
+from benchmarks.evidence._tables import steps_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -25,8 +26,8 @@ transformer's budget ends before what some of their own papers report. On a + b 
 optax's Muon, with the schedule and decay of `egd` and `adam_learning_rate=1e-3`, takes
 54 steps, `egd` 60: the README says under *Measured* what is known.
 
-This page is made by `python benchmarks/_results_page.py` from the files in
-`benchmarks/results/`. Do not edit it.
+This page is made by `python benchmarks/evidence/_results_page.py` from the files in
+`benchmarks/evidence/results/`.
 
 **How to read the tables.** *First* is the step at which test accuracy first reaches
 the threshold (95 %, MNIST 85 %), *sustained* the step after which it never falls below
@@ -38,8 +39,8 @@ evaluations. *Final* is the median test accuracy at the last step. Rows that end
 every 10 epochs. The pictures of the rows are what the EGD paper has in its Figures 1 to
 3, for all methods; its Figures 4 and 6 are at the end of the page.
 Settings that are not a source's own were chosen on other problems
-([how](../benchmarks/development.py): `python benchmarks/development.py`; tables
-`development-*.csv`).
+([how](../benchmarks/evidence/development.py):
+`python benchmarks/evidence/development.py`; tables `development-*.csv`).
 """
 
 
@@ -85,7 +86,7 @@ MARKS = "<!-- overview -->", "<!-- end of overview -->"
 class Options:
     """Writes the page of results and the overview in the README."""
 
-    out: Path = Path(__file__).parent.parent
+    out: Path = Path(__file__).parents[2]
     """Folder that has docs/ and the README."""
 
 
@@ -121,12 +122,12 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
     row = name.removesuffix(PLATEAU)
     picture = ""
     if (RESULTS / "race" / name / "race.png").exists():
-        path = f"../benchmarks/results/race/{name}/race.png"
+        path = f"../benchmarks/evidence/results/race/{name}/race.png"
         picture = f"![Accuracy against the step]({path})\n"
     return (
         f"## {name}\n\n{question['task']}, {question['model']}, {seeds} seeds, budget "
         f"{question['settings']['max_steps']} steps. Best published: {published}.\n\n"
-        f"`python benchmarks/race.py --rows {row}{plateau}`, commit "
+        f"`python benchmarks/evidence/race.py --rows {row}{plateau}`, commit "
         f"{', '.join(commits)}, on {' and '.join(machines)}\n\n"
         f"{table(lines)}\n\n"
         f"{picture}"
@@ -189,13 +190,13 @@ def extra_section(extra: Extra) -> str:
     # A long table is shown in steps.
     shown = body[:: -(-len(body) // _SHOWN_LINES)]
     images = "\n\n".join(
-        f"![{extra.title}](../benchmarks/results/{picture})"
+        f"![{extra.title}](../benchmarks/evidence/results/{picture})"
         for picture in extra.pictures
     )
     return (
-        f"## {extra.title}\n\n`python benchmarks/{extra.name}.py`, on "
+        f"## {extra.title}\n\n`python benchmarks/evidence/{extra.name}.py`, on "
         f"{machine.removeprefix('# ')}; from "
-        f"[{extra.name}.csv](../benchmarks/results/{extra.name}.csv):\n\n"
+        f"[{extra.name}.csv](../benchmarks/evidence/results/{extra.name}.csv):\n\n"
         f"{table([head, *shown])}\n\n{images}\n"
     )
 

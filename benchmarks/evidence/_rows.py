@@ -3,7 +3,13 @@
 import dataclasses
 from collections.abc import Iterator
 
-from egd_optax.grokking.problems import Problem, mnist_1k, modular, parity
+from egd_optax.grokking.problems import (
+    Problem,
+    mnist_1k,
+    modular,
+    parity,
+    with_settings,
+)
 from egd_optax.grokking.recipes import SHOWN, recipes_for
 
 
@@ -65,12 +71,6 @@ def rows(suite: str) -> Iterator[Row]:
             360,
             f"{best} steps",
         )
-
-
-def with_settings(problem: Problem, **changes: object) -> Problem:
-    """The problem with some of its settings changed."""
-    settings = dataclasses.replace(problem.settings, **changes)
-    return dataclasses.replace(problem, settings=settings)
 
 
 def recipes(suite: str, problem: Problem) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from _cells import PLATEAU, Cell
 
+from benchmarks.evidence._cells import PLATEAU, Cell
 from egd_optax.grokking import figures
 from egd_optax.grokking.history import Crossing
 

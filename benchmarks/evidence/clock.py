@@ -1,14 +1,14 @@
 """Seconds to generalize: what a step of each recipe takes, times the steps of the race.
 
-    python benchmarks/clock.py          # some minutes on two cores, after race.py
-    python benchmarks/clock.py --quick
+    python benchmarks/evidence/clock.py  # some minutes on two cores, after race.py
+    python benchmarks/evidence/clock.py --quick
 
 A race runs for hours, often beside other work, so that its own clock says little. Here
 the recipes of a row take turns, one warm training step each (forward, backward,
 update), and the median counts. Rows whose models and batches have the same shapes
 share one measurement. "seconds" is that median times the median of the steps to the
 threshold in race/ of the same folder, for one seed, without compilation and
-evaluations. Table and picture go to benchmarks/results/clock.csv and clock.png.
+evaluations. Table and picture go to results/clock.csv and clock.png.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ import math
 from pathlib import Path
 
 import tyro
-from _cells import Cell, found_cells
-from _output import report
-from _rows import Row, recipes, rows
-from _steps import Training, milliseconds, workbench
 from rich.progress import track
 
+from benchmarks.evidence._cells import Cell, found_cells
+from benchmarks.evidence._rows import Row, recipes, rows
+from benchmarks.shared import report
+from benchmarks.speed._steps import Training, milliseconds, workbench
 from egd_optax.grokking import figures
 from egd_optax.grokking.recipes import RECIPES
 

@@ -1,15 +1,15 @@
 """How the recipes' settings were chosen: on problems that no result is reported on.
 
-    python benchmarks/development.py            # an hour or so on two cores
-    python benchmarks/development.py --families parity
-    python benchmarks/development.py --quick    # one setting a method, few steps
+    python benchmarks/evidence/development.py  # an hour or so on two cores
+    python benchmarks/evidence/development.py --families parity
+    python benchmarks/evidence/development.py --quick  # one setting a method, few steps
 
 The score of a setting is the step at which accuracy on held-out examples first reaches
 the threshold, the median of five seeds on parities and MNIST, of two of the
 transformer, of one elsewhere. The moduli and parities are others than those of the
 results; MNIST is judged by a fifth of its training part. A setting that is written in
 `recipes.py` and not listed here is its source's own. One table a family goes to
-benchmarks/results/development-FAMILY.csv.
+results/development-FAMILY.csv.
 """
 
 import csv
@@ -21,12 +21,17 @@ from typing import Any
 
 import numpy as np
 import tyro
-from _output import report
-from _rows import with_settings
-from _tables import crossing_text
 from rich.progress import track
 
-from egd_optax.grokking.problems import Problem, mnist_1k, modular, parity
+from benchmarks.evidence._tables import crossing_text
+from benchmarks.shared import report
+from egd_optax.grokking.problems import (
+    Problem,
+    mnist_1k,
+    modular,
+    parity,
+    with_settings,
+)
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training import train
 

@@ -1,7 +1,7 @@
 """Labels that change under way: EGD in front of other optimizers.
 
-    python benchmarks/nonstationary.py          # 75 minutes on one core
-    python benchmarks/nonstationary.py --quick
+    python benchmarks/evidence/nonstationary.py  # 75 minutes on one core
+    python benchmarks/evidence/nonstationary.py --quick
 
 A small convolutional net learns the 1797 digits of scikit-learn; every 20 epochs the
 labels of the training part are shuffled anew. What counts is how much of the time the
@@ -11,7 +11,7 @@ of twelve settings, chosen by that area on a seed of its own: learning rate, dec
 decay, and decay of the second moments. Noise is whitened, too, so behind EGD the base's
 momentum is off and Nesterov momentum comes before the whitening. The paper (Figure 7
 ff. of arXiv 2510.04930) did this on CIFAR-10. The table goes to
-benchmarks/results/nonstationary.csv.
+results/nonstationary.csv.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import optax
 import tyro
-from _output import report
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 
+from benchmarks.shared import report
 from egd_optax import flax_dimension_numbers, scale_by_egd
 from egd_optax.grokking import figures
 from egd_optax.grokking.models import ConvNet

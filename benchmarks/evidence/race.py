@@ -1,15 +1,15 @@
 """Every method on every task: the tables and pictures of docs/results.md.
 
-    python benchmarks/race.py --suite quick   # two tasks, 3 seeds, some 3 minutes
-    python benchmarks/race.py --suite full    # all of them, 5 seeds: a day on two cores
-    python benchmarks/race.py --rows parity-3 mnist-1k
+    python benchmarks/evidence/race.py --suite quick  # 2 tasks, 3 seeds: 3 minutes
+    python benchmarks/evidence/race.py --suite full  # 5 seeds: a day on two cores
+    python benchmarks/evidence/race.py --rows parity-3 mnist-1k
 
 A suite is the races, in the full one the baseline to the end of its plateau too, and
 then what is no race: toy.py, spectrum.py, nonstationary.py and clock.py. With --rows,
 --recipes or --plateau it is these races alone.
 Every recipe gets the same budget of steps on a row. But for MNIST and the transformer
 it stops early once all seeds have stayed above the threshold for 20 evaluations.
-Finished cells are kept in benchmarks/results/race/ and never run again: an interrupted
+Finished cells are kept in results/race/ and never run again: an interrupted
 run goes on where it was, and a table that is there is not made again. One line and exit
 status 2 tell of a damaged cell, of one that was run with other settings, or of another
 race in the folder, 1 of a full disk.
@@ -22,20 +22,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import clock
-import nonstationary
-import spectrum
-import toy
 import tyro
-from _cells import PLATEAU, CellError, finished_cell, found_cells, run_cell
-from _output import report
-from _rows import recipes, rows, with_settings
-from _tables import race_table, write_pictures
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from benchmarks.evidence import clock, nonstationary, spectrum, toy
+from benchmarks.evidence._cells import (
+    PLATEAU,
+    CellError,
+    finished_cell,
+    found_cells,
+    run_cell,
+)
+from benchmarks.evidence._rows import recipes, rows
+from benchmarks.evidence._tables import race_table, write_pictures
+from benchmarks.shared import report
 from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
 from egd_optax.grokking.history import History
-from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.problems import Problem, with_settings
 from egd_optax.grokking.recipes import RECIPES, baseline
 
 # The clock reads what the races left.
@@ -159,7 +162,7 @@ def no_races(suite: str, out: Path) -> None:
     """Makes the tables of the other benchmarks that are not there yet."""
     quick = suite == "quick"
     for script in NO_RACES:
-        name = script.__name__ + ("-quick" if quick else "")
+        name = script.__name__.split(".")[-1] + ("-quick" if quick else "")
         if (out / f"{name}.csv").exists():
             print(f"{name}.csv is there: delete it to have it made again")
         else:

@@ -1,14 +1,14 @@
 """Singular values of the hidden layer's gradient while a net groks (Figure 4 of EGD).
 
-    python benchmarks/spectrum.py          # some minutes on two cores
-    python benchmarks/spectrum.py --quick
+    python benchmarks/evidence/spectrum.py  # some minutes on two cores
+    python benchmarks/evidence/spectrum.py --quick
 
 a + b mod 97, the two-layer net, one seed: largest and smallest singular value and
 condition number of the gradient of a batch, and the accuracy on the other half of the
 pairs, at the end of some 80 epochs of a run, for sgd to the end of its plateau and for
 egd. The gradient has an exact null space (the two one-hots of an example add up alike);
 smallest is the smallest singular value above float32's rounding of the largest.
-Table and picture go to benchmarks/results/spectrum*.
+Table and picture go to results/spectrum*.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ import jax
 import numpy as np
 import optax
 import tyro
-from _output import report
 from flax import nnx
 from rich.progress import track
 
+from benchmarks.shared import report
 from egd_optax import singular_values
 from egd_optax.grokking import figures
 from egd_optax.grokking.losses import cross_entropy

@@ -1,7 +1,7 @@
 """The plateau of the two-feature problem against ε: gradient descent, theory and EGD.
 
-    python benchmarks/toy.py          # 2 minutes on one core
-    python benchmarks/toy.py --quick
+    python benchmarks/evidence/toy.py  # 2 minutes on one core
+    python benchmarks/evidence/toy.py --quick
 
 ``sgd`` is gradient descent at 0.1 and ``theory`` what Theorem 1 of the EGD paper says
 of it; ``newton`` multiplies the gradient by the inverse second moments, the paper's EGD
@@ -10,7 +10,7 @@ model with two outputs. Its steps do not shrink near the minimum as those of the
 do, so its learning rate has to: 0.3 · 0.98^t, whose sum is 1.5 times the way from the
 start. "First" counts the steps until the error is 1 % for the first time, "for good"
 until it stays there. Pictures, of the medians, and table go to
-benchmarks/results/toy*.
+results/toy*.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import optax
 import tyro
-from _output import report
-from _tables import crossing_text
 from rich.progress import track
 
+from benchmarks.evidence._tables import crossing_text
+from benchmarks.shared import report
 from egd_optax import scale_by_egd
 from egd_optax.grokking import figures
 from egd_optax.grokking.history import History

@@ -1,7 +1,7 @@
 """Training and a race, killed with SIGKILL again and again, against undisturbed ones.
 
-    python benchmarks/kills.py            # 60 kills, some 5 to 8 minutes on two cores
-    python benchmarks/kills.py --quick    # 3 kills
+    python benchmarks/reliability/kills.py  # 60 kills, some 5 to 8 minutes on two cores
+    python benchmarks/reliability/kills.py --quick  # 3 kills
 
 A third of the kills falls into start-up, a third on any moment after it, and a third
 follows the appearance of a half-written file or checkpoint by 0.1 to 100 ms. The same
@@ -10,11 +10,12 @@ the next begins empty. "in writing" counts the kills that left something half wr
 "lost" counts checkpoints and cells that were whole before a kill and afterwards were
 not there, or not the same. Equal are, bit for bit: all of history.jsonl, race.png and
 the arrays of the last checkpoint; the cells without their seconds, and their pictures.
-The table goes to benchmarks/results/kills.csv.
+The table goes to results/kills.csv.
 """
 
 import contextlib
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -29,8 +30,9 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 import tyro
-from _output import report
 from rich.progress import track
+
+from benchmarks.shared import report
 
 # Two seeds of a tiny net, a checkpoint every 2 of 40 evaluations.
 TRAIN = (
@@ -39,7 +41,7 @@ TRAIN = (
     *("--epochs-per-evaluation", "100", "--patience", "99"),
     *("--checkpoint-every", "600", "--resume"),
 )
-RACE = (str(Path(__file__).parent / "race.py"), "--quick")
+RACE = ("-m", "benchmarks.evidence.race", "--quick")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ def cells(out: Path) -> dict[str, Any]:
     """Each finished cell, and which file it is."""
     return {
         path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
-        for path in out.rglob("*.json")
+        for path in out.rglob("*.json.gz")
     }
 
 
@@ -97,8 +99,8 @@ def race_result(out: Path) -> dict[str, bytes]:
         for path in out.rglob("*.png")
         if path.name != "clock.png"  # its axis is seconds
     }
-    for path in out.rglob("*.json"):
-        record = json.loads(path.read_text())
+    for path in out.rglob("*.json.gz"):
+        record = json.loads(gzip.decompress(path.read_bytes()))
         for name in ("compile_seconds", "run_seconds", "sha256"):
             del record[name]
         found[path.name] = json.dumps(record).encode()
@@ -107,7 +109,7 @@ def race_result(out: Path) -> dict[str, bytes]:
 
 SUBJECTS = (
     Subject("egd-grok train --resume", TRAIN, checkpoints, training_result),
-    Subject("benchmarks/race.py", RACE, cells, race_result),
+    Subject("benchmarks/evidence/race.py", RACE, cells, race_result),
 )
 
 

@@ -1,14 +1,14 @@
 """What a hundred thousand steps do to every recipe: nothing.
 
-    python benchmarks/long_runs.py            # a quarter of an hour on two cores
-    python benchmarks/long_runs.py --quick    # two recipes, 600 steps
+    python benchmarks/reliability/long_runs.py  # a quarter of an hour on two cores
+    python benchmarks/reliability/long_runs.py --quick  # two recipes, 600 steps
 
 Each recipe trains a small net on a + b mod 7, with all that a run of egd-grok is made
 of, once in one piece and once through a hundred files: after every hundredth of the
 steps the state goes to disk, and the run goes on from what is read back. Demanded are
 that every number of parameters and optimizer state stays finite, that both runs end on
 the same bits, that nothing is compiled again, and that the process does not grow. The
-table goes to benchmarks/results/long_runs.csv. Exit status 1 if a demand is not met.
+table goes to results/long_runs.csv. Exit status 1 if a demand is not met.
 
 What the process grows by is its resident memory at the end of the first run less that
 after a tenth of it (Linux).
@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from _output import report
 from rich.progress import track
 
+from benchmarks.shared import report
 from egd_optax.grokking.problems import modular
 from egd_optax.grokking.program import Examples, Member, Program
 from egd_optax.grokking.recipes import RECIPES, recipes_for

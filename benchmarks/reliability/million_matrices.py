@@ -1,14 +1,14 @@
 """Whether each property of a polar factor holds for a million random matrices.
 
-    python benchmarks/million_matrices.py              # four minutes on two cores
-    python benchmarks/million_matrices.py --quick      # one shape
-    python benchmarks/million_matrices.py --seed 17    # that batch alone, once more
+    python benchmarks/reliability/million_matrices.py  # four minutes on two cores
+    python benchmarks/reliability/million_matrices.py --quick  # one shape
+    python benchmarks/reliability/million_matrices.py --seed 17  # that batch once more
 
 The matrices come in batches, each of one kind, dtype and shape, drawn from a seed of
 its own. For each method, property and kind the table has how many matrices were asked,
 the worst value beside its bound, and what draws it again: the seed, and the index in
 the batch. Zero is the bound where every bit must be as it should. It goes to
-benchmarks/results/million_matrices.csv; the exit status is 1 if a bound is broken.
+results/million_matrices.csv; the exit status is 1 if a bound is broken.
 """
 
 import collections
@@ -20,11 +20,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from _output import report
-from _polar_properties import Method, properties
-from _random_matrices import KINDS
 from rich.progress import track
 
+from benchmarks.reliability._polar_properties import Method, properties
+from benchmarks.reliability._random_matrices import KINDS
+from benchmarks.shared import report
 from egd_optax import polar_by_eigh, polar_by_newton_schulz
 from egd_optax.polar.eigh import polar_and_failures
 

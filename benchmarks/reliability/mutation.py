@@ -1,13 +1,13 @@
 """Whether the tests notice that a line of the mathematics is wrong.
 
-    python benchmarks/mutation.py            # half an hour on two cores
-    python benchmarks/mutation.py --quick    # three mutants
+    python benchmarks/reliability/mutation.py  # half an hour on two cores
+    python benchmarks/reliability/mutation.py --quick  # three mutants
 
-Each mutant is the library with one operator, comparison, number or call of polar.py,
-switching.py or grokfast.py changed. It is killed if a test of that module fails or
-stands still. Annotations, docstrings and imports stay. The table of survivors goes to
-benchmarks/results/mutation.csv, and docs/reliability.md says what they are. Exit status
-1 if fewer than 85 % were killed.
+Each mutant is the library with one operator, comparison, number or call of a module of
+TESTS changed. It is killed if a test of that module fails or stands still.
+Annotations, docstrings and imports stay. The table of survivors goes to
+results/mutation.csv, and docs/reliability.md says what they are. Exit status 1 if fewer
+than 85 % were killed.
 """
 
 import ast
@@ -25,22 +25,21 @@ from pathlib import Path
 import tyro
 from rich.progress import track
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ARGUMENTS = "test_arguments.py", "test_arguments_at_update.py"
 # Tests of each module, the quickest first: one failure ends the run.
 TESTS = {
-    "switching": ["test_switching.py", *ARGUMENTS, "test_contract.py"],
-    "grokfast": ["test_grokfast.py", *ARGUMENTS, "test_contract.py"],
-    "polar": [
-        *("test_polar.py", "test_randomized.py", "test_fallback.py"),
-        *(*ARGUMENTS, "test_stacks.py"),
-    ],
+    "transforms/switching": ["test_switching.py", *ARGUMENTS, "test_contract.py"],
+    "transforms/grokfast": ["test_grokfast.py", *ARGUMENTS, "test_contract.py"],
+    "polar/eigh": ["test_polar.py", "test_fallback.py", *ARGUMENTS],
+    "polar/svd": ["test_polar.py", "test_fallback.py", *ARGUMENTS],
+    "polar/randomized": ["test_randomized.py", *ARGUMENTS],
+    "polar/stacks": ["test_polar.py", "test_stacks.py", *ARGUMENTS],
 }
 # Of tests for many modules, those for this one.
 SELECTED = {
-    "switching": "switch or delayed_frobenius",
-    "grokfast": "grokfast",
-    "polar": "not two_threads",
+    "transforms/switching": "switch or delayed_frobenius",
+    "transforms/grokfast": "grokfast",
 }
 SECONDS = 300
 LEAST_KILLED = 0.85
@@ -72,7 +71,7 @@ _OTHER = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Mutation testing of polar.py, switching.py and grokfast.py."""
+    """Mutation testing of the modules in TESTS."""
 
     quick: bool = False
     """Three mutants of switching.py, its own tests alone."""
@@ -176,7 +175,9 @@ def run_tests(module: str, folder: str, quick: bool) -> None:
     files = TESTS[module][:1] if quick else TESTS[module]
     paths = [f"egd_optax/{module}.py", *(f"tests/{name}" for name in files)]
     options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
-    status = pytest.main([*options, "-k", SELECTED[module], *paths])
+    status = pytest.main(
+        [*options, "-k", SELECTED.get(module, "not two_threads"), *paths]
+    )
     os._exit(int(status))
 
 
@@ -201,9 +202,9 @@ def outcome(module: str, source: str | None = None, *, quick: bool) -> str:
 
 def main(options: Options) -> None:
     # Not above: it imports the package, and processes that run mutants import this.
-    from _output import report
+    from benchmarks.shared import report
 
-    modules = ["switching"] if options.quick else list(TESTS)
+    modules = ["transforms/switching"] if options.quick else list(TESTS)
     for module in modules:
         if outcome(module, quick=options.quick) != "survived":
             sys.exit(f"the tests of {module}.py fail without a mutant")

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import _gpt2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
+from benchmarks.speed import _gpt2
 from egd_optax import scale_by_egd
 from egd_optax.grokking import methods
 from egd_optax.grokking.losses import LOSSES

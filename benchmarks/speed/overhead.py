@@ -1,8 +1,8 @@
 """What a training step costs under each optimizer and each penalty.
 
-    python benchmarks/overhead.py
-    python benchmarks/overhead.py --width 768 --layers 12    # the tree of GPT-2 small
-    python benchmarks/overhead.py --quick
+    python benchmarks/speed/overhead.py
+    python benchmarks/speed/overhead.py --width 768 --layers 12  # GPT-2 small's tree
+    python benchmarks/speed/overhead.py --quick
 
 Full steps (forward, backward, update) of the workbench's two-layer net and transformer
 on a + b mod 97, batches of 512, and the update alone of a tree of parameters shaped
@@ -14,7 +14,7 @@ gradients: the update holds the whitening, the whitening the Gram matrices and
 eigendecompositions of its first pass. "compile s" is the time to lower and compile,
 without the persistent cache.
 
-Table and picture go to benchmarks/results/overhead.csv and overhead.png.
+Table and picture go to results/overhead.csv and overhead.png.
 """
 
 import dataclasses
@@ -22,16 +22,23 @@ import functools
 import os
 from pathlib import Path
 
-import _gpt2
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 import tyro
-from _output import report
-from _steps import Model, Training, gpt2, milliseconds, parts, workbench
 from rich.progress import track
 
+from benchmarks.shared import report
+from benchmarks.speed import _gpt2
+from benchmarks.speed._steps import (
+    Model,
+    Training,
+    gpt2,
+    milliseconds,
+    parts,
+    workbench,
+)
 from egd_optax import (
     add_log_det_penalty,
     add_nuclear_norm_penalty,

@@ -1,13 +1,13 @@
 """How many steps of polar_by_newton_schulz a condition number takes.
 
-    python benchmarks/newton_schulz.py            # a minute on two cores
-    python benchmarks/newton_schulz.py --quick    # two condition numbers
+    python benchmarks/speed/products.py  # a minute on two cores
+    python benchmarks/speed/products.py --quick  # two condition numbers
 
 For log-spaced spectra: the least number of steps whose error is at most twice that of
 the SVD, both against float64, in the spectral norm, medians over draws. Beside it what
 as many steps make of noise: the error for a matrix of half the rank, whose other
 directions must vanish. And the error of the cheap mode. The table goes to
-benchmarks/results/newton_schulz.csv.
+results/products.csv.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from _output import report
 from rich.progress import track
 
+from benchmarks.shared import report
 from egd_optax import polar_by_newton_schulz, polar_by_svd
 
 SHAPE = 128, 512

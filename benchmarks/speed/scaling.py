@@ -1,8 +1,8 @@
 """One update of a GPT-2's matrices on 1, 2, 4 and 8 devices: work split and traffic.
 
-    python benchmarks/scaling.py                            # two minutes on two cores
-    python benchmarks/scaling.py --width 768 --layers 12    # GPT-2 small
-    python benchmarks/scaling.py --quick
+    python benchmarks/speed/scaling.py  # two minutes on two cores
+    python benchmarks/speed/scaling.py --width 768 --layers 12  # GPT-2 small
+    python benchmarks/speed/scaling.py --quick
 
 scale_by_egd whitens the matrices of all blocks, which come and go in the given layout:
 their rows split over the devices, or copies on all. "largest share" is how many
@@ -10,7 +10,7 @@ matrices of each shape a device whitens at most, "efficiency" the share that an 
 split of the work would give it, by the one it has; a matrix counts m² n, m its smaller
 side. Reshards are the collectives of the compiled program, "inside" those within a
 whitening, and MB what they leave on each device. The table goes to
-benchmarks/results/scaling.csv.
+results/scaling.csv.
 
 Each number of devices has a process of its own. Where there are too few devices, CPU
 devices are forced: these share the cores, so that milliseconds are no evidence there;
@@ -34,13 +34,13 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import numpy as np
 import tyro
-from _collectives import collectives
-from _gpt2 import block
-from _output import report
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich.progress import track
 
+from benchmarks.shared import report
+from benchmarks.speed._collectives import collectives
+from benchmarks.speed._gpt2 import block
 from egd_optax import polar_by_eigh, scale_by_egd
 
 COUNTS = (1, 2, 4, 8)
@@ -119,10 +119,12 @@ def in_a_process(devices, arguments):
             name: ",".join(str(index) for index in range(devices))
             for name in ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
         }
-    code = "import json, sys, scaling; print(json.dumps(scaling.measure(*{!r})))"
+    code = (
+        "import json; from benchmarks.speed import scaling; "
+        "print(json.dumps(scaling.measure(*{!r})))"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", code.format(arguments)],
-        cwd=Path(__file__).parent,
         env=environment,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,14 +1,14 @@
 """Whole grokking runs a second against the number of seeds in one program.
 
-    python benchmarks/sweep.py                         # 1 to 8 seeds on a CPU, else 32
-    python benchmarks/sweep.py --counts 1 2 4 8 16 32
-    python benchmarks/sweep.py --quick
+    python benchmarks/speed/sweep.py  # 1 to 8 seeds on a CPU, else 32
+    python benchmarks/speed/sweep.py --counts 1 2 4 8 16 32
+    python benchmarks/speed/sweep.py --quick
 
 a + b mod 97, the two-layer net, egd, until every seed has 95 % of its test part right.
 The trainer takes the seeds one after another on a CPU (lax.map), and batches them
 elsewhere (vmap); the table says which. Runs of all counts take turns, times are
 medians, compilation apart. "time" is against that of the first count, for as many
-steps. Table and picture go to benchmarks/results/sweep.csv and sweep.png.
+steps. Table and picture go to results/sweep.csv and sweep.png.
 """
 
 import dataclasses
@@ -18,12 +18,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from _output import report
-from _rows import with_settings
 from rich.progress import track
 
+from benchmarks.shared import report
 from egd_optax.grokking import figures
-from egd_optax.grokking.problems import modular
+from egd_optax.grokking.problems import modular, with_settings
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training import train
 

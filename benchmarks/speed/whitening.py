@@ -1,13 +1,13 @@
 """Error and speed of the polar factor: polar_by_eigh against the SVD, or every method.
 
-    python benchmarks/whitening.py            # a minute or two on two cores
-    python benchmarks/whitening.py --quick    # fewer shapes and draws
-    python benchmarks/whitening.py --every-method    # a quarter of an hour
+    python benchmarks/speed/whitening.py  # a minute or two on two cores
+    python benchmarks/speed/whitening.py --quick  # fewer shapes and draws
+    python benchmarks/speed/whitening.py --every-method  # a quarter of an hour
 
 Errors are spectral norms of the difference from the float64 polar factor, on
 log-spaced spectra, medians over draws; "rounded right" is the share of the entries that
 are the float32 nearest to that factor's. Times are warm medians of calls that alternate
-between the methods in one run. The table goes to benchmarks/results/whitening.csv.
+between the methods in one run. The table goes to results/whitening.csv.
 
 With --every-method all polar functions, JAX's own and Muon's, over shapes up to 4096²:
 the table goes to whitening-methods.csv, error against time to whitening-methods.png.
@@ -18,13 +18,13 @@ import statistics
 import time
 from pathlib import Path
 
-import _polar_methods
 import jax
 import numpy as np
 import tyro
-from _output import report
 from rich.progress import track
 
+from benchmarks.shared import report
+from benchmarks.speed import _polar_methods
 from egd_optax import polar_by_eigh, polar_by_svd
 from egd_optax.grokking import figures
 

@@ -16,6 +16,7 @@ from egd_optax.grokking.problems import (
     mnist_1k,
     modular,
     parity,
+    with_settings,
 )
 from egd_optax.grokking.recipes import SHOWN, recipes_for
 from egd_optax.grokking.settings import check_settings
@@ -108,8 +109,7 @@ def prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
         "epochs_per_evaluation": command.epochs_per_evaluation,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    settings = dataclasses.replace(problem.settings, **changes)
-    problem = dataclasses.replace(problem, settings=settings)
+    problem = with_settings(problem, **changes)
 
     offered = recipes_for(problem)
     names = command.recipes()
@@ -126,7 +126,7 @@ def prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
     if isinstance(command, Train):
         _check_checkpointing(command)
     check_trackers(command.track)
-    check_settings(problem.task, settings)
+    check_settings(problem.task, problem.settings)
     check_memory(problem)
     prepare_folder(command.out)
     return problem, names

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from egd_optax.grokking.files import replacing
 from egd_optax.grokking.history import History
@@ -233,6 +234,10 @@ def save(figure: Figure, path: Path) -> None:
     """
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
+        # A drawing has few colours: a palette of them takes a third of the bytes.
+        with Image.open(temporary) as drawn:
+            palette = drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        palette.save(temporary, format="png", optimize=True)
 
 
 def _label(name: str, crossing: float, last: int) -> str:

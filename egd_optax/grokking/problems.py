@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from flax import nnx
@@ -36,6 +36,12 @@ class Problem:
     # The source's plain optimizer, which its method is put in front of.
     learning_rate: float
     weight_decay: float
+
+
+def with_settings(problem: Problem, **changes: Any) -> Problem:
+    """The problem with some of its settings changed."""
+    settings = dataclasses.replace(problem.settings, **changes)
+    return dataclasses.replace(problem, settings=settings)
 
 
 TASKS = (*OPERATIONS, "parity", "mnist")

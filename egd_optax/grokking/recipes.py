@@ -2,7 +2,8 @@
 
 Most sources ran one family of problems only. Where a method's own settings fail on
 another family, or a baseline has none, settings are those that generalize soonest on
-development problems, whose results are not reported (``benchmarks/development.py``).
+development problems, whose results are not reported
+(``benchmarks/evidence/development.py``).
 """
 
 import dataclasses
