@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from egd_optax.grokking.problems import modular
+from egd_optax.grokking.problems.problem import modular
 from egd_optax.leaves.layouts import matrix_layouts
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

@@ -14,12 +14,12 @@ import pytest
 from flax import nnx
 
 from egd_optax import delayed_frobenius_penalty, egd
-from egd_optax.grokking import cli
-from egd_optax.grokking.checkpoints import CheckpointError, Checkpoints
-from egd_optax.grokking.models import TwoLayerNet
-from egd_optax.grokking.settings import Settings
-from egd_optax.grokking.tasks import modular_arithmetic
-from egd_optax.grokking.training import train
+from egd_optax.grokking.cli import commands as cli
+from egd_optax.grokking.problems.models import TwoLayerNet
+from egd_optax.grokking.problems.settings import Settings
+from egd_optax.grokking.problems.tasks import modular_arithmetic
+from egd_optax.grokking.training.checkpoints import CheckpointError, Checkpoints
+from egd_optax.grokking.training.run import train
 
 COMMAND = [
     *("train", "addition", "--modulus", "7", "--batch-size", "8", "--width", "16"),
@@ -41,7 +41,7 @@ def hook(event, arguments):
         events += 1
         if events == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-from egd_optax.grokking.cli import main
+from egd_optax.grokking.cli.commands import main
 sys.addaudithook(hook)
 main()
 print("events", events)

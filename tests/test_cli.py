@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from egd_optax.grokking import cli
-from egd_optax.grokking.history import History
+from egd_optax.grokking.cli import commands as cli
 from egd_optax.grokking.recipes import SHOWN
+from egd_optax.grokking.training.history import History
 
 SMALL = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "9"]
 FILES = {"config.json", "history.jsonl", "race.png", "summary.csv"}

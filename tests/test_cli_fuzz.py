@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from egd_optax.grokking import cli
+from egd_optax.grokking.cli import commands as cli
 
 WHOLE = (
     *("--modulus", "--bits", "--subset-size", "--secret-seed", "--width", "--seeds"),

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from test_faults import load, refused, save
 
-from egd_optax.grokking import checkpoints
-from egd_optax.grokking.checkpoints import CheckpointError, CheckpointWarning
-from egd_optax.grokking.history import History
-from egd_optax.grokking.problems import modular
+from egd_optax.grokking.problems.problem import modular
+from egd_optax.grokking.training import checkpoints
+from egd_optax.grokking.training.checkpoints import CheckpointError, CheckpointWarning
+from egd_optax.grokking.training.history import History
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"

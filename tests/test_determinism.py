@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from egd_optax.grokking.problems import modular
+from egd_optax.grokking.problems.problem import modular
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.training import train
+from egd_optax.grokking.training.run import train
 
 PROBLEM = modular("addition", 7, width=16)
 # Whitening, a random sketch, Adam, a switch.

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from test_checkpoints import COMMAND, call, contents, whole_run
 
-from egd_optax.grokking import checkpoints, files
-from egd_optax.grokking.checkpoints import (
+from egd_optax.grokking import files
+from egd_optax.grokking.files import replacing, reserved
+from egd_optax.grokking.training import checkpoints
+from egd_optax.grokking.training.checkpoints import (
     Checkpoints,
 )
-from egd_optax.grokking.files import replacing, reserved
-from egd_optax.grokking.history import History
+from egd_optax.grokking.training.history import History
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from egd_optax.grokking import figures
-from egd_optax.grokking.history import History
+from egd_optax.grokking.training.history import History
 
 
 def texts(axes):

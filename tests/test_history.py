@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from egd_optax.grokking.history import History, to_json_lines
 from egd_optax.grokking.summary import speedup, summary_csv, summary_table
+from egd_optax.grokking.training.history import History, to_json_lines
 
 
 def history(*seeds, steps_per_epoch=2, run_seconds=3.0):

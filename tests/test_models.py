@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from egd_optax.grokking.losses import cross_entropy, squared_error
-from egd_optax.grokking.models import MLP, ConvNet, Transformer
+from egd_optax.grokking.problems.losses import cross_entropy, squared_error
+from egd_optax.grokking.problems.models import MLP, ConvNet, Transformer
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from reference import polar
 
-from egd_optax.grokking.problems import modular, parity
+from egd_optax.grokking.problems.problem import modular, parity
 from egd_optax.grokking.recipes import RECIPES, baseline, recipes_for
 
 MODULAR = modular("addition", 7)

@@ -5,7 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from egd_optax.grokking.tasks import mnist, modular_arithmetic, sparse_parity, split
+from egd_optax.grokking.problems.tasks import (
+    mnist,
+    modular_arithmetic,
+    sparse_parity,
+    split,
+)
 
 IN_PYTHON = {
     "addition": lambda a, b, p: (a + b) % p,

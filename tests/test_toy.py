@@ -3,7 +3,7 @@ import optax
 import pytest
 
 from egd_optax import scale_by_egd
-from egd_optax.grokking.toy import Toy, plateau, simulate, theory
+from egd_optax.grokking.problems.toy import Toy, plateau, simulate, theory
 
 STEPS = np.array([1, 2000, 3400, 3800, 4500, 6000])
 

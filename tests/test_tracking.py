@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from egd_optax.grokking import cli
-from egd_optax.grokking.history import History
+from egd_optax.grokking.cli import commands as cli
 from egd_optax.grokking.tracking import Tracker
+from egd_optax.grokking.training.history import History
 
 SMALL = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "9"]
 

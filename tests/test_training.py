@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 
 from egd_optax import egd, inverse_time_decay, switch_on_metric
-from egd_optax.grokking import training
-from egd_optax.grokking.models import TwoLayerNet
-from egd_optax.grokking.problems import modular, parity
+from egd_optax.grokking.problems.models import TwoLayerNet
+from egd_optax.grokking.problems.problem import modular, parity
+from egd_optax.grokking.problems.settings import Settings
+from egd_optax.grokking.problems.tasks import Task, modular_arithmetic
 from egd_optax.grokking.recipes import RECIPES, recipes_for
-from egd_optax.grokking.settings import Settings
-from egd_optax.grokking.tasks import Task, modular_arithmetic
-from egd_optax.grokking.training import train
+from egd_optax.grokking.training import run as training
+from egd_optax.grokking.training.run import train
 
 TASK = modular_arithmetic("addition", 7)
 PROBLEM = modular("addition", 7, width=16)

@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks.shared import commit, machine
 from egd_optax.grokking.files import replacing
-from egd_optax.grokking.history import Crossing, History
-from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.training import train
+from egd_optax.grokking.training.history import Crossing, History
+from egd_optax.grokking.training.run import train
 
 _KEPT_EVALUATIONS = 120
 SUFFIX = ".json.gz"

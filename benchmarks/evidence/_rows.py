@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from egd_optax.grokking.problems import (
+from egd_optax.grokking.problems.problem import (
     Problem,
     mnist_1k,
     modular,

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.evidence._cells import PLATEAU, Cell
 from egd_optax.grokking import figures
-from egd_optax.grokking.history import Crossing
+from egd_optax.grokking.training.history import Crossing
 
 
 def race_table(

@@ -25,7 +25,7 @@ from rich.progress import track
 
 from benchmarks.evidence._tables import crossing_text
 from benchmarks.shared import report
-from egd_optax.grokking.problems import (
+from egd_optax.grokking.problems.problem import (
     Problem,
     mnist_1k,
     modular,
@@ -33,7 +33,7 @@ from egd_optax.grokking.problems import (
     with_settings,
 )
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.training import train
+from egd_optax.grokking.training.run import train
 
 PROBLEMS = {
     "modular": (

@@ -27,10 +27,10 @@ from sklearn.datasets import load_digits
 from benchmarks.shared import report
 from egd_optax import flax_dimension_numbers, scale_by_egd
 from egd_optax.grokking import figures
-from egd_optax.grokking.models import ConvNet
-from egd_optax.grokking.settings import Settings
-from egd_optax.grokking.tasks import Task
-from egd_optax.grokking.training import train
+from egd_optax.grokking.problems.models import ConvNet
+from egd_optax.grokking.problems.settings import Settings
+from egd_optax.grokking.problems.tasks import Task
+from egd_optax.grokking.training.run import train
 
 # By their momentum, which RMSProp lacks, and the decay of their second moments.
 BASES = {

@@ -37,9 +37,9 @@ from benchmarks.evidence._rows import recipes, rows
 from benchmarks.evidence._tables import race_table, write_pictures
 from benchmarks.shared import report
 from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
-from egd_optax.grokking.history import History
-from egd_optax.grokking.problems import Problem, with_settings
+from egd_optax.grokking.problems.problem import Problem, with_settings
 from egd_optax.grokking.recipes import RECIPES, baseline
+from egd_optax.grokking.training.history import History
 
 # The clock reads what the races left.
 NO_RACES = (toy, spectrum, nonstationary, clock)

@@ -24,10 +24,10 @@ from rich.progress import track
 from benchmarks.shared import report
 from egd_optax import singular_values
 from egd_optax.grokking import figures
-from egd_optax.grokking.losses import cross_entropy
-from egd_optax.grokking.problems import modular
+from egd_optax.grokking.problems.losses import cross_entropy
+from egd_optax.grokking.problems.problem import modular
+from egd_optax.grokking.problems.tasks import split
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.tasks import split
 
 EPOCHS = {"sgd": 6500, "egd": 60}
 BATCH = 512

@@ -25,8 +25,8 @@ from benchmarks.evidence._tables import crossing_text
 from benchmarks.shared import report
 from egd_optax import scale_by_egd
 from egd_optax.grokking import figures
-from egd_optax.grokking.history import History
-from egd_optax.grokking.toy import Toy, plateau, simulate, theory
+from egd_optax.grokking.problems.toy import Toy, plateau, simulate, theory
+from egd_optax.grokking.training.history import History
 
 RATE = 0.1
 EPSILONS = (1e-1, 1e-2, 1e-3, 1e-4)

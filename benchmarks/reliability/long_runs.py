@@ -27,10 +27,10 @@ import tyro
 from rich.progress import track
 
 from benchmarks.shared import report
-from egd_optax.grokking.problems import modular
-from egd_optax.grokking.program import Examples, Member, Program
+from egd_optax.grokking.problems.problem import modular
+from egd_optax.grokking.problems.settings import steps_per_epoch
 from egd_optax.grokking.recipes import RECIPES, recipes_for
-from egd_optax.grokking.settings import steps_per_epoch
+from egd_optax.grokking.training.program import Examples, Member, Program
 
 PIECES = 100
 MOST_GROWTH = 8.0  # MiB; allocators take their memory in larger steps than an array's

@@ -16,10 +16,10 @@ from flax import nnx
 from benchmarks.speed import _gpt2
 from egd_optax import scale_by_egd
 from egd_optax.grokking import methods
-from egd_optax.grokking.losses import LOSSES
-from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.problems.losses import LOSSES
+from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.problems.tasks import split
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.tasks import split
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.polar.linear_algebra import adjoint, gram_matrix
 

@@ -51,7 +51,7 @@ from egd_optax import (
     switch_on_metric,
 )
 from egd_optax.grokking import figures
-from egd_optax.grokking.problems import modular
+from egd_optax.grokking.problems.problem import modular
 
 RANK = 32
 QUICK = "adamw", "egd", "frobenius", "nuclear norm"

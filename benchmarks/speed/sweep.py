@@ -22,9 +22,9 @@ from rich.progress import track
 
 from benchmarks.shared import report
 from egd_optax.grokking import figures
-from egd_optax.grokking.problems import modular, with_settings
+from egd_optax.grokking.problems.problem import modular, with_settings
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.training import train
+from egd_optax.grokking.training.run import train
 
 
 @dataclasses.dataclass(frozen=True)

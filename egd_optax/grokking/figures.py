@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from egd_optax.grokking.files import replacing
-from egd_optax.grokking.history import History
+from egd_optax.grokking.training.history import History
 
 # Hues that stay apart for the colour-blind (Okabe and Ito).
 COLORS = ("#555555", "#0072B2", "#009E73", "#D55E00", "#E69F00", "#56B4E9", "#CC79A7")

@@ -10,7 +10,7 @@ import optax.contrib
 from optax.contrib import MuonDimensionNumbers
 
 import egd_optax
-from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.problems.problem import Problem
 
 # Every matrix of the model, token and position embeddings among them.
 all_matrices = functools.partial(

@@ -14,7 +14,7 @@ import optax
 
 import egd_optax
 from egd_optax.grokking import methods
-from egd_optax.grokking.problems import Problem
+from egd_optax.grokking.problems.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from egd_optax.grokking.history import Crossing, History
+from egd_optax.grokking.training.history import Crossing, History
 
 
 def summary_csv(

@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from egd_optax.grokking.history import History
+from egd_optax.grokking.training.history import History
 
 
 class Tracker:

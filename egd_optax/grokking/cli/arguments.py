@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from egd_optax.grokking.files import prepare_folder
-from egd_optax.grokking.problems import (
+from egd_optax.grokking.problems.problem import (
     TASKS,
     Model,
     Problem,
@@ -18,9 +18,9 @@ from egd_optax.grokking.problems import (
     parity,
     with_settings,
 )
+from egd_optax.grokking.problems.settings import check_settings
+from egd_optax.grokking.problems.tasks import check_range
 from egd_optax.grokking.recipes import SHOWN, recipes_for
-from egd_optax.grokking.settings import check_settings
-from egd_optax.grokking.tasks import check_range
 from egd_optax.grokking.tracking import check_trackers
 
 

@@ -1,4 +1,4 @@
-"""The command ``egd-grok``."""
+"""What the commands do, and what they say when it does not work out."""
 
 import contextlib
 import dataclasses
@@ -16,20 +16,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from egd_optax.grokking import figures
-from egd_optax.grokking.arguments import Experiment, Train, prepare
-from egd_optax.grokking.checkpoints import (
+from egd_optax.grokking.cli.arguments import Experiment, Train, prepare
+from egd_optax.grokking.cli.usage import in_flags, parse
+from egd_optax.grokking.files import in_one_line, replacing, reserved
+from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.recipes import RECIPES, baseline
+from egd_optax.grokking.summary import summary_csv, summary_table
+from egd_optax.grokking.tracking import TRACKERS, Tracker
+from egd_optax.grokking.training.checkpoints import (
     CheckpointError,
     Checkpoints,
     CheckpointWarning,
 )
-from egd_optax.grokking.files import in_one_line, replacing, reserved
-from egd_optax.grokking.history import History, to_json_lines
-from egd_optax.grokking.problems import Problem
-from egd_optax.grokking.recipes import RECIPES, baseline
-from egd_optax.grokking.summary import summary_csv, summary_table
-from egd_optax.grokking.tracking import TRACKERS, Tracker
-from egd_optax.grokking.training import train
-from egd_optax.grokking.usage import in_flags, parse
+from egd_optax.grokking.training.history import History, to_json_lines
+from egd_optax.grokking.training.run import train
 
 
 def main() -> None:
@@ -209,7 +209,3 @@ def _accuracy(history: History) -> str:
 
 def _time(history: History) -> str:
     return f"{history.steps[-1]:>6} steps in {history.run_seconds:.0f} s"
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from egd_optax.grokking.arguments import Experiment, Race, Train
-from egd_optax.grokking.problems import TASKS
+from egd_optax.grokking.cli.arguments import Experiment, Race, Train
+from egd_optax.grokking.problems.problem import TASKS
 
 _COMMANDS: dict[str, type[Experiment]] = {"race": Race, "train": Train}
 

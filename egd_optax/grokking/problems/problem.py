@@ -8,9 +8,9 @@ from typing import Any, Literal
 import jax
 from flax import nnx
 
-from egd_optax.grokking.models import MLP, Transformer, TwoLayerNet
-from egd_optax.grokking.settings import Settings
-from egd_optax.grokking.tasks import (
+from egd_optax.grokking.problems.models import MLP, Transformer, TwoLayerNet
+from egd_optax.grokking.problems.settings import Settings
+from egd_optax.grokking.problems.tasks import (
     OPERATIONS,
     Task,
     check_entries,
@@ -64,8 +64,8 @@ def modular(
       width: hidden units of the net (512), features of the transformer (128).
 
     Raises:
-      ValueError: as :func:`~egd_optax.grokking.tasks.modular_arithmetic`, or an
-        unknown model.
+      ValueError: as :func:`~egd_optax.grokking.problems.tasks.modular_arithmetic`,
+        or an unknown model.
     """
     settings = Settings(max_steps=1500)
     if model == "mlp":
@@ -118,11 +118,11 @@ def parity(
       bits: n.
       subset_size: k. For 2, 3 and 4 the published width, learning rate and decay are
         taken, for others those of 3.
-      secret_seed: as in :func:`~egd_optax.grokking.tasks.sparse_parity`.
+      secret_seed: as in :func:`~egd_optax.grokking.problems.tasks.sparse_parity`.
       width: hidden units.
 
     Raises:
-      ValueError: as :func:`~egd_optax.grokking.tasks.sparse_parity`.
+      ValueError: as :func:`~egd_optax.grokking.problems.tasks.sparse_parity`.
 
     Source: Saheb Pasand and Dohmatob, arXiv 2510.04930.
     """
@@ -147,7 +147,7 @@ def mnist_1k(*, width: int | None = None) -> Problem:
       width: units of each of the two hidden layers.
 
     Raises:
-      ValueError: as :func:`~egd_optax.grokking.tasks.mnist`.
+      ValueError: as :func:`~egd_optax.grokking.problems.tasks.mnist`.
 
     Source: Liu et al., *Omnigrok*, arXiv 2210.01117, as Lee et al. ran it.
     """

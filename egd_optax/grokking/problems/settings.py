@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from egd_optax.grokking.tasks import Split, Task, check_range, split
+from egd_optax.grokking.problems.tasks import Split, Task, check_range, split
 
 
 @dataclasses.dataclass(frozen=True)

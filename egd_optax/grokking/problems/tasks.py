@@ -81,7 +81,7 @@ def modular_arithmetic(
         division by a composite modulus.
 
     Example:
-      >>> from egd_optax.grokking.tasks import modular_arithmetic
+      >>> from egd_optax.grokking.problems.tasks import modular_arithmetic
       >>> task = modular_arithmetic("division", 5, encoding="tokens")
       >>> print(task.name, task.inputs[1], task.labels[1])
       a / b mod 5 [0 5 2 6] 0
@@ -142,7 +142,7 @@ def sparse_parity(
         are fewer than two or too many.
 
     Example:
-      >>> from egd_optax.grokking.tasks import sparse_parity
+      >>> from egd_optax.grokking.problems.tasks import sparse_parity
       >>> task = sparse_parity(5, 2, examples=4)
       >>> bool(((task.inputs[:, 0] * task.inputs[:, 1] > 0) == task.labels).all())
       True

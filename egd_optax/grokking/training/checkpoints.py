@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egd_optax.grokking.files import sync
-from egd_optax.grokking.history import History
+from egd_optax.grokking.training.history import History
 
 
 class CheckpointError(ValueError):

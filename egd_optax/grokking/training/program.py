@@ -12,9 +12,9 @@ import optax
 from flax import nnx
 from jax import lax
 
-from egd_optax.grokking.losses import LOSSES
-from egd_optax.grokking.settings import Settings, split_for
-from egd_optax.grokking.tasks import Split, Task
+from egd_optax.grokking.problems.losses import LOSSES
+from egd_optax.grokking.problems.settings import Settings, split_for
+from egd_optax.grokking.problems.tasks import Split, Task
 
 
 class Examples(NamedTuple):

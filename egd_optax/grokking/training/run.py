@@ -10,11 +10,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from egd_optax.grokking.checkpoints import Checkpoints
-from egd_optax.grokking.history import History
-from egd_optax.grokking.program import Examples, Program, over_seeds
-from egd_optax.grokking.settings import Settings, check_settings, steps_per_epoch
-from egd_optax.grokking.tasks import Task
+from egd_optax.grokking.problems.settings import (
+    Settings,
+    check_settings,
+    steps_per_epoch,
+)
+from egd_optax.grokking.problems.tasks import Task
+from egd_optax.grokking.training.checkpoints import Checkpoints
+from egd_optax.grokking.training.history import History
+from egd_optax.grokking.training.program import Examples, Program, over_seeds
 
 # Work between two looks at the clock: enough to hide the dispatch, and short enough
 # for a progress bar.

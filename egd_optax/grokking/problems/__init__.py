@@ -1,0 +1,1 @@
+"""What is learned: tasks, models, losses, and what sources made of them."""
