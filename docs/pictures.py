@@ -21,7 +21,7 @@ from egd_optax import (
 )
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "results"
+RESULTS = HERE.parent / "benchmarks" / "speed" / "results"
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
 
@@ -134,8 +134,8 @@ def main():
         rows=24,
     )
     table(
-        "newton_schulz.md",
-        RESULTS / "newton_schulz.csv",
+        "products.md",
+        RESULTS / "products.csv",
         {
             "condition": "condition number",
             "steps": "steps",
