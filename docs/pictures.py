@@ -158,6 +158,11 @@ def main():
         },
     )
     table(
+        "busy.md",
+        RESULTS / "busy.csv",
+        {"cores": "cores", "set": "set", "ms": "ms an update", "ratio": "ratio"},
+    )
+    table(
         "sweep.md",
         RESULTS / "sweep.csv",
         {

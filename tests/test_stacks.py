@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def test_side_by_side_is_as_in_turn(rng, monkeypatch, size):
     x = rng.normal(size=(size, 3, 4)).astype(np.float32)
     variables = "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"
     for settings, unroll in (
-        ((None, None), 1),
+        # SciPy's OpenBLAS is given one thread then.
+        ((None, None), 4),
         (("2", "1"), 1),
         (("1", None), 4),
         ((None, "1"), 4),
@@ -63,6 +65,39 @@ def test_side_by_side_is_as_in_turn(rng, monkeypatch, size):
         np.testing.assert_allclose(result, x @ x.mT, rtol=1e-5, atol=1e-6)
         program = str(jax.make_jaxpr(of_stack)(x))
         assert size == 1 or f"unroll={unroll}\n" in program
+
+
+ONE_THREAD = """
+import json, numpy, scipy.linalg, jax, egd_optax
+from threadpoolctl import threadpool_info
+
+def threads():
+    found = {i["filepath"]: i["num_threads"] for i in threadpool_info()}
+    parts = {part: [n for path, n in found.items() if f"{part}.libs" in path]
+             for part in ("numpy", "scipy")}
+    return parts
+
+before = threads()
+egd_optax.polar_by_eigh(jax.numpy.eye(3))
+print(json.dumps([before, threads()]))
+"""
+
+
+@pytest.mark.parametrize("told", [None, "2"])
+def test_lapack_has_one_thread_and_numpy_and_the_user_keep_theirs(told):
+    cleared = {k: v for k, v in os.environ.items() if not k.endswith("NUM_THREADS")}
+    answer = subprocess.run(
+        [sys.executable, "-c", ONE_THREAD],
+        env=cleared | ({} if told is None else {"OPENBLAS_NUM_THREADS": told}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = json.loads(answer.stdout)
+    if not before["scipy"]:
+        pytest.skip("this SciPy brings no OpenBLAS of its own")
+    assert after["numpy"] == before["numpy"]
+    assert after["scipy"] == ([1] if told is None else before["scipy"])
 
 
 def test_it_is_traced_for_one_matrix_at_a_time():

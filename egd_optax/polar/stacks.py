@@ -1,7 +1,6 @@
 """From a function of one matrix to one of arrays ``(..., m, n)``, fit for LAPACK."""
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from egd_optax.arguments import check_number
+from egd_optax.polar.lapack_threads import lapack_has_one_thread
 from egd_optax.polar.linear_algebra import as_wide, unit_scale
 
 
@@ -62,16 +62,21 @@ def one_at_a_time_on_cpu(
     """
     at_once = jax.vmap(fn) if batched is None else batched
 
-    def in_turn(*stacks: jax.Array) -> Any:
-        return lax.scan(
-            lambda _, members: (None, fn(*members)),
-            None,
-            stacks,
-            unroll=_side_by_side(),
-        )[1]
-
     @jax.custom_batching.custom_vmap
     def of_stack(*stacks: jax.Array) -> Any:
+        # LAPACK is single-threaded at the sizes of most layers, so that one call alone
+        # leaves cores idle. But an OpenBLAS with threads of its own lends them to one
+        # call at a time: there, calls side by side cost more than they gain.
+        side_by_side = 4 if lapack_has_one_thread() else 1
+
+        def in_turn(*stacks: jax.Array) -> Any:
+            return lax.scan(
+                lambda _, members: (None, fn(*members)),
+                None,
+                stacks,
+                unroll=side_by_side,
+            )[1]
+
         if len(stacks[0]) == 1:
             alone = fn(*(stack[0] for stack in stacks))
             return jax.tree.map(lambda result: result[None], alone)
@@ -92,16 +97,3 @@ def one_at_a_time_on_cpu(
         )
 
     return of_stack
-
-
-def _side_by_side() -> int:
-    """How many matrices of a stack XLA may have in work at once, on a CPU.
-
-    One call alone leaves cores idle, as LAPACK is single-threaded at the sizes of most
-    layers. But an OpenBLAS with threads of its own lends them to one call at a time:
-    there, calls side by side cost more than they gain.
-    """
-    threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get(
-        "OMP_NUM_THREADS"
-    )
-    return 4 if threads == "1" else 1
