@@ -21,6 +21,7 @@ types: .venv/installed
 docs: .venv/installed
 	.venv/bin/python docs/pictures.py
 	.venv/bin/sphinx-build -W --keep-going -q docs docs/_build
+	@echo "The pages are there: open docs/_build/index.html"
 
 # PYTHONS="python3.11 python3.13" names those whose empty environments are tried.
 package: .venv/installed

@@ -4,6 +4,7 @@ from importlib.metadata import version as installed_version
 
 project = "egd-optax"
 author = "The egd-optax developers"
+copyright = f"2026, {author}"
 version = release = installed_version("egd-optax")
 
 extensions = [
@@ -20,7 +21,7 @@ html_theme = "furo"
 html_title = "egd-optax"
 
 autodoc_typehints = "none"
-autodoc_member_order = "alphabetical"
+autodoc_member_order = "bysource"
 # Every reference must resolve; types of other packages have no page here.
 nitpicky = True
 nitpick_ignore_regex = [

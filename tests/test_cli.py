@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from egd_optax.grokking.cli import commands as cli
-from egd_optax.grokking.recipes import SHOWN
 from egd_optax.grokking.training.history import History
 
 SMALL = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "9"]
@@ -146,7 +145,3 @@ def test_help_names_commands_and_usage_errors_exit_with_2():
     answer = run("race", "addition", "--seeds", "many")
     assert answer.returncode == 2
     assert "Traceback" not in answer.stderr
-
-
-def test_every_shown_recipe_has_a_colour_of_its_own():
-    assert len(set(cli.figures.COLORS)) + 1 >= len(SHOWN)

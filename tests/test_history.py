@@ -63,3 +63,12 @@ def test_the_table_says_what_was_not_reached():
     assert fields[1]["run_seconds"] == "3.0"
     table = summary_table(histories, title="race", threshold=0.95, baseline="sgd")
     assert list(table.columns[1].cells) == ["not within 8", "4", "8"]
+    assert table.columns[-1].header == "vs sgd"
+    assert "over 1 seed (" in table.caption and "vs sgd" in table.caption
+
+
+def test_a_table_without_the_baseline_compares_with_nothing():
+    for histories in ({"egd": history([0, 1])}, {"sgd": history([0, 1])}):
+        table = summary_table(histories, title="", threshold=0.95, baseline="sgd")
+        assert [column.header for column in table.columns][-1] == "seconds"
+        assert "vs sgd" not in table.caption

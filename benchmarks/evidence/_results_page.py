@@ -15,6 +15,7 @@ import tyro
 from benchmarks.evidence._cells import PLATEAU, Cell, CellError, found_cells
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._tables import steps_text
+from egd_optax.grokking.summary import seeds_in_words
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -25,9 +26,6 @@ HEAD = """\
 transformer's budget ends before what some of their own papers report. On a + b mod 83
 optax's Muon, with the schedule and decay of `egd` and `adam_learning_rate=1e-3`, takes
 54 steps, `egd` 60: the README says under *Measured* what is known.
-
-This page is made by `python benchmarks/evidence/_results_page.py` from the files in
-`benchmarks/evidence/results/`.
 
 **How to read the tables.** *First* is the step at which test accuracy first reaches
 the threshold (95 %, MNIST 85 %), *sustained* the step after which it never falls below
@@ -41,6 +39,13 @@ every 10 epochs. The pictures of the rows are what the EGD paper has in its Figu
 Settings that are not a source's own were chosen on other problems
 ([how](../benchmarks/evidence/development.py):
 `python benchmarks/evidence/development.py`; tables `development-*.csv`).
+"""
+
+FOOT = """\
+---
+
+Made by `python benchmarks/evidence/_results_page.py` from the files in
+`benchmarks/evidence/results/`.
 """
 
 
@@ -99,7 +104,7 @@ def table(lines: Iterable[Iterable[object]]) -> str:
 def race_section(name: str, cells: list[Cell], published: str) -> str:
     record = cells[0].record
     question = record["question"]
-    seeds = len(record["seeds"])
+    seeds = seeds_in_words(len(record["seeds"]))
     commits, machines = (
         sorted({cell.record[name] for cell in cells}) for name in ("commit", "machine")
     )
@@ -125,7 +130,7 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         path = f"../benchmarks/evidence/results/race/{name}/race.png"
         picture = f"![Accuracy against the step]({path})\n"
     return (
-        f"## {name}\n\n{question['task']}, {question['model']}, {seeds} seeds, budget "
+        f"## {name}\n\n{question['task']}, {question['model']}, {seeds}, budget "
         f"{question['settings']['max_steps']} steps. Best published: {published}.\n\n"
         f"`python benchmarks/evidence/race.py --rows {row}{plateau}`, commit "
         f"{', '.join(commits)}, on {' and '.join(machines)}\n\n"
@@ -210,6 +215,7 @@ def page(found: dict[str, tuple[list[Cell], str]]) -> str:
         for extra in EXTRA
         if (RESULTS / f"{extra.name}.csv").exists()
     ]
+    sections.append(FOOT)
     return "\n".join(sections)
 
 

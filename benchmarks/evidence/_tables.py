@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import charts
 from benchmarks.evidence._cells import PLATEAU, Cell
 from egd_optax.grokking import figures
+from egd_optax.grokking.summary import seeds_in_words
 from egd_optax.grokking.training.history import Crossing
 
 
@@ -48,7 +50,7 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
         figure = figures.race(
             {name: cell.history() for name, cell in found.items()},
             title=f"{question['task']}, {question['model']}, "
-            f"{len(some['seeds'])} seeds",
+            f"{seeds_in_words(len(some['seeds']))}",
             threshold=some["threshold"],
             crossings=steps[row],
         )
@@ -60,7 +62,7 @@ def write_pictures(cells: Mapping[str, Sequence[Cell]], folder: Path) -> None:
     }
     if not steps:  # plateaus alone
         return
-    ranked = figures.rankings(
+    ranked = charts.rankings(
         steps, x_label="steps to generalize, median", beyond=plateaus
     )
     figures.save(ranked, folder / "steps.png")

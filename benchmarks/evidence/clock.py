@@ -18,6 +18,7 @@ from pathlib import Path
 import tyro
 from rich.progress import track
 
+from benchmarks import charts
 from benchmarks.evidence._cells import Cell, found_cells
 from benchmarks.evidence._rows import Row, recipes, rows
 from benchmarks.shared import report
@@ -80,7 +81,7 @@ def main(options: Options) -> None:
             table.append(line)
     note = f"medians of {repeats} steps; ratio: a step of AdamW is 1"
     report(table, options.out / "clock.csv", quick=options.quick, note=note)
-    picture = figures.rankings(points, x_label="seconds to generalize, one seed")
+    picture = charts.rankings(points, x_label="seconds to generalize, one seed")
     name = "clock-quick.png" if options.quick else "clock.png"
     figures.save(picture, options.out / name)
 

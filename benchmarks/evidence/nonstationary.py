@@ -24,6 +24,7 @@ import tyro
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 
+from benchmarks import charts
 from benchmarks.shared import report
 from egd_optax import flax_dimension_numbers, scale_by_egd
 from egd_optax.grokking import figures
@@ -142,7 +143,7 @@ def main(options: Options) -> None:
                 }
             )
     options.out.mkdir(parents=True, exist_ok=True)
-    picture = figures.lines(
+    picture = charts.lines(
         curves,
         x_label="step",
         y_label="train accuracy in %",

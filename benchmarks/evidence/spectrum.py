@@ -21,6 +21,7 @@ import tyro
 from flax import nnx
 from rich.progress import track
 
+from benchmarks import charts
 from benchmarks.shared import report
 from egd_optax import singular_values
 from egd_optax.grokking import figures
@@ -109,7 +110,7 @@ def main(options: Options) -> None:
             )
         ]
     options.out.mkdir(parents=True, exist_ok=True)
-    picture = figures.lines(
+    picture = charts.lines(
         curves,
         x_label="epoch",
         y_label="singular value of the hidden layer's gradient",

@@ -21,6 +21,7 @@ import optax
 import tyro
 from rich.progress import track
 
+from benchmarks import charts
 from benchmarks.evidence._tables import crossing_text
 from benchmarks.shared import report
 from egd_optax import scale_by_egd
@@ -86,7 +87,7 @@ def main(options: Options) -> None:
         row["egd, for good"] = crossing_text(for_good, own.steps[-1])
         rows.append(row)
         if epsilon == 1e-2 or options.quick:
-            picture = figures.lines(
+            picture = charts.lines(
                 {
                     name: (
                         history.steps,
@@ -102,7 +103,7 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     figures.save(picture, options.out / "toy-error.png")
     used = EPSILONS[: len(rows)]
-    picture = figures.lines(
+    picture = charts.lines(
         {name: (1 / np.array(used), np.array(y)) for name, y in plateaus.items()},
         x_label="1 / ε",
         y_label="steps to 1 % test error",

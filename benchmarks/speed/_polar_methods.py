@@ -13,13 +13,13 @@ import optax
 from matplotlib.figure import Figure
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from benchmarks import charts
 from egd_optax import (
     polar_by_eigh,
     polar_by_newton_schulz,
     polar_by_randomized_svd,
     polar_by_svd,
 )
-from egd_optax.grokking import figures
 
 RANK = 32
 SHAPES = (
@@ -122,22 +122,22 @@ def rows(
 
 
 def picture(found: list[dict[str, object]]) -> Figure:
-    """Error against time, one mark a method, a point for every shape."""
-    points = {
-        name: np.array(
-            [
-                (float(row["ms"]), float(row["error"]))
-                for row in found
-                if row["method"] == name and row["ms"] != "skipped"
-            ]
-        ).reshape(-1, 2)
-        for name in METHODS
-    }
-    return figures.marks(
-        points,
+    """Error against time: a panel for every shape, one mark a method."""
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in found:
+        shape, method = str(row["shape"]).replace("x", " × "), str(row["method"])
+        points = groups.setdefault(shape, {name: [] for name in METHODS})[method]
+        if row["ms"] != "skipped":
+            points.append((float(row["ms"]), float(row["error"])))
+    return charts.panels(
+        {
+            shape: {name: np.array(p).reshape(-1, 2) for name, p in methods.items()}
+            for shape, methods in groups.items()
+            # Where all but one were skipped there is nothing to compare.
+            if sum(map(bool, methods.values())) > 1
+        },
         x_label="ms a call",
         y_label="error against float64, spectral norm",
-        title="polar factors",
     )
 
 

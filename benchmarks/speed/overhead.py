@@ -29,6 +29,7 @@ import optax.contrib
 import tyro
 from rich.progress import track
 
+from benchmarks import charts
 from benchmarks.shared import report
 from benchmarks.speed import _gpt2
 from benchmarks.speed._steps import (
@@ -183,7 +184,7 @@ def main(options: Options) -> None:
         }
         for model in models
     }
-    picture = figures.bars(
+    picture = charts.bars(
         groups, y_label="time of a step, AdamW = 1", title="", bottom=0.1
     )
     name = "overhead-quick.png" if options.quick else "overhead.png"

@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from rich.progress import track
 
+from benchmarks import charts
 from benchmarks.shared import report
 from egd_optax.grokking import figures
 from egd_optax.grokking.problems.problem import modular, with_settings
@@ -80,7 +81,7 @@ def main(options: Options) -> None:
         )
     note = f"{problem.task.name}, medians of {repeats} runs"
     report(rows, options.out / "sweep.csv", quick=options.quick, note=note)
-    picture = figures.lines(
+    picture = charts.lines(
         {rows[0]["seeds are"]: (np.array(counts), np.array(rates))},
         x_label="seeds in one program",
         y_label="runs a second",

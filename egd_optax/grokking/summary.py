@@ -52,12 +52,17 @@ def summary_table(
 ) -> Table:
     """The summary for a terminal."""
     seeds = len(next(iter(histories.values())).seeds)
+    caption = (
+        f"Median over {seeds_in_words(seeds)} (range). First: {threshold:.0%} test "
+        "accuracy reached; sustained: never below again. Final: test accuracy at the "
+        "last step. Seconds: run + compilation, all seeds."
+    )
+    compared = baseline in histories and len(histories) > 1
+    if compared:
+        caption += f" vs {baseline}: times fewer steps, first crossing."
     table = Table(
         title=title,
-        caption=f"Median over {seeds} {'seed' if seeds == 1 else 'seeds'} (range). "
-        f"First: {threshold:.0%} test accuracy reached; sustained: never below again. "
-        "Final: test accuracy at the last step. Seconds: run + compilation, all seeds. "
-        f"vs {baseline}: times fewer steps, first crossing.",
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         title_style="bold",
@@ -67,14 +72,8 @@ def summary_table(
         pad_edge=False,
         show_edge=False,
     )
-    headers = (
-        "steps, first",
-        "sustained",
-        "epochs",
-        "final",
-        "seconds",
-        f"vs {baseline}",
-    )
+    headers = ["steps, first", "sustained", "epochs", "final", "seconds"]
+    headers += [f"vs {baseline}"] * compared
     table.add_column("optimizer", no_wrap=True)
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
@@ -82,16 +81,23 @@ def summary_table(
         first = history.first_crossing(threshold)
         sustained = history.sustained_crossing(threshold)
         last = int(history.steps[-1])
-        table.add_row(
+        row = [
             name,
             _steps(first, last),
             _steps(sustained, last),
             f"{_epochs(first)}/{_epochs(sustained)}",
             f"{100 * np.median(history.final()):.1f}%",
             f"{history.run_seconds:.0f}+{history.compile_seconds:.0f}",
-            speedup(name, histories, threshold, baseline) or "–",
-        )
+        ]
+        if compared:
+            row.append(speedup(name, histories, threshold, baseline) or "–")
+        table.add_row(*row)
     return table
+
+
+def seeds_in_words(count: int) -> str:
+    """How many seeds, as titles and captions say it."""
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def speedup(

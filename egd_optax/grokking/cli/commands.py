@@ -21,7 +21,7 @@ from egd_optax.grokking.cli.usage import in_flags, parse
 from egd_optax.grokking.files import in_one_line, replacing, reserved
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import RECIPES, baseline
-from egd_optax.grokking.summary import summary_csv, summary_table
+from egd_optax.grokking.summary import seeds_in_words, summary_csv, summary_table
 from egd_optax.grokking.tracking import TRACKERS, Tracker
 from egd_optax.grokking.training.checkpoints import (
     CheckpointError,
@@ -106,7 +106,7 @@ def _run(
     console.print(
         f"[bold]{task.name}[/], {problem.model_name}, "
         f"{settings.train_fraction:.0%} of all examples,\nbatches of "
-        f"{settings.batch_size}, {len(settings.seeds)} seeds, up to "
+        f"{settings.batch_size}, {seeds_in_words(len(settings.seeds))}, up to "
         f"{settings.max_steps} steps, on {jax.devices()[0].device_kind}"
     )
     _write(command.out / "config.json", _config(command))
@@ -164,7 +164,8 @@ def _run(
                 command.out / "summary.csv",
                 summary_csv(histories, settings.threshold, baseline=baseline(problem)),
             )
-    title = f"{task.name}, {problem.model_name}, {len(settings.seeds)} seeds"
+    seeds = seeds_in_words(len(settings.seeds))
+    title = f"{task.name}, {problem.model_name}, {seeds}"
     picture = figures.race(histories, title=title, threshold=settings.threshold)
     figures.save(picture, command.out / "race.png")
     console.print()
