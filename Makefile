@@ -3,7 +3,7 @@ PYTHON ?= python3
 export JAX_COMPILATION_CACHE_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/egd-optax/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test lint types docs notebooks package oldest clean
+.PHONY: demo test lint types docs notebooks package oldest newest clean
 
 demo: .venv/installed
 	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1200 --patience 10 --out runs/add97
@@ -28,7 +28,11 @@ package: .venv/installed
 	.ci/package $(or $(PYTHONS),$(PYTHON))
 
 oldest:
-	.ci/oldest $(PYTHON)
+	.ci/versions oldest $(or $(PYTHONS),$(PYTHON))
+
+# Python 3.12 and 3.13, unless PYTHONS names others.
+newest:
+	.ci/versions newest $(or $(PYTHONS),python3.12 python3.13)
 
 notebooks: .venv/installed
 	.venv/bin/jupytext --to ipynb examples/notebooks/*.py

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _collectives import collectives
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
+from benchmarks.speed._collectives import collectives
 from egd_optax import egd, scale_by_egd
 
 MESHES = {"line": ((8,), ("a",)), "grid": ((4, 2), ("a", "b"))}

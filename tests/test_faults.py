@@ -183,8 +183,7 @@ sys.stdin.read()
 def test_a_second_process_is_sent_away_until_the_first_is_killed(
     undisturbed, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import race
+    from benchmarks.evidence import race
 
     for out, run in (
         (tmp_path / "a", lambda: call(monkeypatch, *COMMAND, "--out", tmp_path / "a")),

@@ -7,8 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 import egd_optax
 
 ROOT = Path(__file__).parent.parent

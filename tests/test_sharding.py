@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-BENCHMARKS = TESTS.parent / "benchmarks"
+ROOT = TESTS.parent
 
 
 def environment(devices):
@@ -22,7 +22,7 @@ def environment(devices):
     return os.environ | {
         "XLA_FLAGS": f"{flags} {count}",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(BENCHMARKS),
+        "PYTHONPATH": str(ROOT),
     }
 
 
