@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 def test_the_import_adds_to_optax_nothing_but_the_package_itself():
     # Counted, not timed: what else runs on the machine changes no number of modules.
     program = (
-        "import sys, optax, optax.contrib; before = set(sys.modules); import egd_optax; "
+        "import sys, optax, optax.contrib\n"
+        "before = set(sys.modules)\n"
+        "import egd_optax\n"
         "print(*(set(sys.modules) - before))"
     )
     answer = subprocess.run(
