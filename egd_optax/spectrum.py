@@ -1,5 +1,6 @@
 """Singular values of the matrices of a tree, for logging."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.leaves.checks import check_dimension_numbers
-from egd_optax.leaves.layouts import WeightDimensionNumbers, matrix_layouts, to_matrices
+from egd_optax.leaves.layouts import (
+    MatrixLayout,
+    WeightDimensionNumbers,
+    matrix_layouts,
+    to_matrices,
+)
+from egd_optax.meshes import same_everywhere
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,
@@ -118,11 +125,17 @@ def _per_matrix(
         if layout is None:
             results.append(None)
             continue
-        matrices = to_matrices(leaf, layout)
-        wide = matrices.astype(at_least_float32(matrices.dtype))
-        values = fn(_singular_values(wide))
-        results.append(values if len(layout.axes) > 2 else values[0])
+        results.append(same_everywhere(functools.partial(_of_leaf, fn, layout), leaf))
     return jax.tree.unflatten(treedef, results)
+
+
+def _of_leaf(
+    fn: Callable[[jax.Array], jax.Array], layout: MatrixLayout, leaf: jax.Array
+) -> jax.Array:
+    matrices = to_matrices(leaf, layout)
+    wide = matrices.astype(at_least_float32(matrices.dtype))
+    values = fn(_singular_values(wide))
+    return values if len(layout.axes) > 2 else values[0]
 
 
 _singular_values = one_at_a_time_on_cpu(lambda x: jnp.linalg.svd(x, compute_uv=False))

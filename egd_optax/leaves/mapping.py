@@ -1,7 +1,7 @@
 """A function of stacked matrices applied to all matrices of a tree."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from egd_optax.leaves.layouts import (
     matrix_layouts,
     to_matrices,
 )
+from egd_optax.meshes import keep_shardings, mesh_of
 
 
 def map_matrices(
@@ -66,17 +67,35 @@ def map_matrices_and_count(
     done: jax.Array | None = None
     flags_up = jnp.zeros([], jnp.int32)
     for members in stacks.values():
-        parts = [to_matrices(leaves[index], layout) for index, layout in members]
-        one_call = functools.partial(_in_one_call, fn)
-        if len(parts) > 1 and _is_planned_by_xla(parts[0]):
-            results, count = _one_stack_at_a_time(done, one_call, parts)
-            done = results[0]
-        else:
-            results, count = one_call(parts)
+        indices, stack_layouts = zip(*members, strict=True)
+        of_leaves = functools.partial(_of_leaves, fn, stack_layouts, done)
+        results, (count, done) = keep_shardings(of_leaves, [leaves[i] for i in indices])
         flags_up += count
-        for (index, layout), result in zip(members, results, strict=True):
-            leaves[index] = from_matrices(result, leaves[index].shape, layout)
+        for index, result in zip(indices, results, strict=True):
+            leaves[index] = result
     return jax.tree.unflatten(treedef, leaves), flags_up
+
+
+def _of_leaves(
+    fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    layouts: Sequence[MatrixLayout],
+    previous: jax.Array | None,
+    leaves: list[jax.Array],
+) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array | None]]:
+    """Fn of leaves of one matrix shape; how many flags are up, and an entry of it.
+
+    The entry stands for the stack: the next is begun when it is there.
+    """
+    parts = list(map(to_matrices, leaves, layouts))
+    one_call = functools.partial(_in_one_call, fn)
+    done = previous
+    if len(parts) > 1 and _is_planned_by_xla(parts[0]):
+        results, count = _one_stack_at_a_time(previous, one_call, parts)
+        done = _first_entry(results[0])
+    else:
+        results, count = one_call(parts)
+    shapes = [leaf.shape for leaf in leaves]
+    return list(map(from_matrices, results, shapes, layouts)), (count, done)
 
 
 def _in_one_call(
@@ -89,7 +108,7 @@ def _in_one_call(
 
 def _is_planned_by_xla(x: jax.Array) -> bool:
     """Within a program for one device; outside, one operation follows another."""
-    return isinstance(x, jax.core.Tracer) and jax.typeof(x).sharding.mesh.empty
+    return isinstance(x, jax.core.Tracer) and mesh_of(x).empty
 
 
 def _one_stack_at_a_time(
@@ -102,9 +121,13 @@ def _one_stack_at_a_time(
     XLA holds the buffers of a branch only while the branch runs, and cannot know that
     the condition always holds. Optimization barriers it drops before it schedules.
     """
-    first = (parts[0] if previous is None else previous)[:1, :1, :1]
+    first = _first_entry(parts[0]) if previous is None else previous
     never = jnp.sum(first.real) < -jnp.inf
     traced_once = jax.jit(fn)
     results = jax.eval_shape(traced_once, parts)
     zeros = functools.partial(jax.tree.map, jnp.zeros_like, results)
     return jax.lax.cond(never, lambda parts: zeros(), traced_once, parts)
+
+
+def _first_entry(stack: jax.Array) -> jax.Array:
+    return stack[:1, :1, :1]

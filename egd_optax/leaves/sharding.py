@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from egd_optax.meshes import mesh_of
 
 # A stack (n, rows, columns) to one of the same shape, and a flag (n,) for each matrix.
 OfStack = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -34,7 +35,7 @@ def spread_over_devices(fn: OfStack) -> OfStack:
         free = [
             name
             for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-            if kind != AxisType.Manual
+            if kind != AxisType.Manual and not _is_mapped(mesh, name)
         ]
         if not free:
             return fn(stack)
@@ -76,34 +77,19 @@ def spread_over_devices(fn: OfStack) -> OfStack:
     return lambda stack: (fn if mesh_of(stack).empty else on_mesh)(stack)
 
 
-def keep_shardings(
-    fn: Callable[[optax.Updates], tuple[optax.Updates, jax.Array]],
-    tree: optax.Updates,
-) -> tuple[optax.Updates, jax.Array]:
-    """Fn of a tree of arrays, its leaves laid out over the devices as they were.
+def _is_mapped(mesh: AbstractMesh, axis: str) -> bool:
+    """Whether a ``vmap`` around maps over what lies on an explicit axis.
 
-    The number that comes with them is the same on all devices.
+    ``shard_map`` does not take that axis, and JAX tells it in no other way.
     """
-    meshes = [mesh_of(leaf) for leaf in jax.tree.leaves(tree)]
-    explicit = [mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types]
-    if explicit:
-        shardings = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, tree)
-        everywhere = NamedSharding(explicit[0], P())
-        mapped = jax.sharding.auto_axes(fn, out_sharding=(shardings, everywhere))
-        return mapped(tree)
-
-    # Axes that are not explicit have their layout from the operations they meet.
-    # This one changes no value, since NaN in is NaN out.
-    def as_before(new: jax.Array, old: jax.Array) -> jax.Array:
-        return new if mesh_of(old).empty else jnp.where(jnp.isnan(old), old, new)
-
-    result, number = fn(tree)
-    return jax.tree.map(as_before, result, tree), number
-
-
-def mesh_of(x: jax.typing.ArrayLike) -> AbstractMesh:
-    """The mesh that an array or a tracer lives on, empty where there is none."""
-    return jax.typeof(x).sharding.mesh
+    nothing = jax.shard_map(
+        lambda: None, mesh=mesh, in_specs=(), out_specs=None, axis_names={axis}
+    )
+    try:
+        jax.eval_shape(nothing)
+    except ValueError:
+        return True
+    return False
 
 
 def _axes_to_spread_over(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from egd_optax.arguments import ArgumentError, checked_count, checked_matrix, shown
+from egd_optax.meshes import keep_shardings
 from egd_optax.polar.linear_algebra import (
     as_wide,
     at_least_float32,
@@ -91,7 +92,12 @@ def polar_by_newton_schulz(
     forming the Gram matrix anew where rounding asks for it, are this package's.
     """
     x, steps = checked_matrix(x), checked_count("steps", steps, at_most=100)
-    return _polar_by_newton_schulz(x, steps, _working_dtype(x, dtype))
+    working = _working_dtype(x, dtype)
+
+    def of_matrices(x: jax.Array) -> tuple[jax.Array, None]:
+        return _polar_by_newton_schulz(x, steps, working), None
+
+    return keep_shardings(of_matrices, x)[0]
 
 
 def _working_dtype(

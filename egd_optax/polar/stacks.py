@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from egd_optax.arguments import check_number
+from egd_optax.meshes import brought_along
 from egd_optax.polar.lapack_threads import lapack_has_one_thread
 from egd_optax.polar.linear_algebra import as_wide, unit_scale
 
@@ -43,6 +44,7 @@ def checked_rcond(
     """An argument ``rcond``, refused if it is no number in [0, 1)."""
     if rcond is not None:
         check_number("rcond", rcond, at_least=0, below=1)
+        rcond = brought_along(rcond)
     return rcond
 
 

@@ -10,6 +10,7 @@ from egd_optax.arguments import check_number
 from egd_optax.leaves.checks import check_dimension_numbers
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.leaves.mapping import map_matrices
+from egd_optax.meshes import brought_along
 from egd_optax.polar.linear_algebra import at_least_float32, unit_columns
 
 
@@ -59,7 +60,7 @@ def normalize_by_column_norm(
 
     def normalize(x: jax.Array) -> jax.Array:
         scaled, norm, scale = unit_columns(x.astype(at_least_float32(x.dtype)))
-        least = jnp.maximum(norm, jnp.asarray(floor, norm.dtype) / scale)
+        least = jnp.maximum(norm, jnp.asarray(brought_along(floor), norm.dtype) / scale)
         return (scaled / jnp.where(least > 0, least, 1)).astype(x.dtype)
 
     def update_fn(

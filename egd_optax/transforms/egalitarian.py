@@ -11,7 +11,7 @@ from egd_optax.arguments import checked_whitening
 from egd_optax.leaves.checks import check_dimension_numbers
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.leaves.mapping import map_matrices_and_count
-from egd_optax.leaves.sharding import keep_shardings, spread_over_devices
+from egd_optax.leaves.sharding import spread_over_devices
 from egd_optax.polar.eigh import polar_and_failures, polar_by_eigh
 
 
@@ -101,11 +101,9 @@ def scale_by_egd(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByEGDState]:
         del params, extra_args
-
-        def whiten_all(updates: optax.Updates) -> tuple[optax.Updates, jax.Array]:
-            return map_matrices_and_count(whiten, updates, weight_dimension_numbers)
-
-        updates, failures = keep_shardings(whiten_all, updates)
+        updates, failures = map_matrices_and_count(
+            whiten, updates, weight_dimension_numbers
+        )
         return updates, ScaleByEGDState(state.fallbacks + failures)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

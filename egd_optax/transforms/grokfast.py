@@ -159,7 +159,10 @@ def grokfast_ma(
     def init_fn(params: optax.Params) -> GrokfastMAState:
         size = checked_count("window_size", window_size)
         zeros = _zeros_like(params)
-        queue = jax.tree.map(lambda p: jnp.zeros((size, *p.shape), p.dtype), params)
+        # Each laid out over the devices as the parameter is.
+        queue = jax.tree.map(
+            lambda p: jnp.broadcast_to(jnp.zeros_like(p), (size, *p.shape)), params
+        )
         return GrokfastMAState(jnp.zeros([], jnp.int32), queue, zeros, zeros)
 
     def update_fn(
@@ -193,7 +196,14 @@ def grokfast_ma(
             updates,
         )
         mean = jax.tree.map(lambda m, f: jnp.where(slot == size - 1, f, m), mean, fresh)
-        queue = jax.tree.map(lambda q, g: q.at[slot].set(g), state.queue, updates)
+        # Not q.at[slot].set(g), whose layout JAX does not know on an explicit mesh.
+        queue = jax.tree.map(
+            lambda q, g: jax.lax.dynamic_update_index_in_dim(
+                q, g.astype(q.dtype), slot, axis=0
+            ),
+            state.queue,
+            updates,
+        )
 
         count = optax.safe_increment(state.count)
         weight = lamb * size
@@ -209,7 +219,9 @@ def grokfast_ma(
 
 def _zeros_like(params: optax.Params) -> optax.Updates:
     check_floating("parameter", params)
-    return jax.tree.map(lambda p: jnp.zeros(p.shape, at_least_float32(p.dtype)), params)
+    return jax.tree.map(
+        lambda p: jnp.zeros_like(p, dtype=at_least_float32(p.dtype)), params
+    )
 
 
 def _amplify(

@@ -9,6 +9,7 @@ from egd_optax.leaves.checks import (
     Mask,
 )
 from egd_optax.leaves.layouts import WeightDimensionNumbers
+from egd_optax.meshes import brought_along
 from egd_optax.polar.linear_algebra import (
     as_wide,
     at_least_float32,
@@ -77,7 +78,9 @@ def add_log_det_penalty(
         if w.size == 0:
             return w
         wide, back = as_wide(w.astype(at_least_float32(w.dtype)))
-        ridges = jnp.broadcast_to(jnp.asarray(eps, wide.real.dtype), len(wide))
+        ridges = jnp.broadcast_to(
+            jnp.asarray(brought_along(eps), wide.real.dtype), len(wide)
+        )
         return back(_log_det_directions(wide, ridges))
 
     return add_to_gradient(

@@ -17,6 +17,7 @@ from egd_optax.arguments import (
 from egd_optax.leaves.checks import check_dimension_numbers
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.leaves.mapping import map_matrices_and_count
+from egd_optax.meshes import brought_along
 from egd_optax.polar.randomized import randomized_polar_and_failures
 
 
@@ -103,7 +104,7 @@ def scale_by_randomized_egd(
             return randomized_polar_and_failures(
                 stack,
                 rank,
-                key=jax.random.fold_in(sketch_key, next(call)),
+                key=jax.random.fold_in(brought_along(sketch_key), next(call)),
                 power_iterations=power_iterations,
             )
 

@@ -10,6 +10,7 @@ from egd_optax.arguments import check_number
 from egd_optax.leaves.checks import check_dimension_numbers, checked_params
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.leaves.mapping import map_matrices
+from egd_optax.meshes import brought_along
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
     unit_columns,
@@ -67,7 +68,7 @@ def clip_weight_row_norms(
 
     def factors(halves: jax.Array) -> jax.Array:
         _, norm, scale = unit_columns(halves)
-        bound = jnp.asarray(max_norm, norm.dtype) / 2 / scale
+        bound = jnp.asarray(brought_along(max_norm), norm.dtype) / 2 / scale
         factor = jnp.where(norm <= bound, 1, bound / norm)
         return jnp.broadcast_to(factor, halves.shape)
 

@@ -1,0 +1,95 @@
+"""Arrays on a mesh: layouts left to XLA within, given back as they came."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def mesh_of(x: jax.typing.ArrayLike) -> AbstractMesh:
+    """The mesh that an array or a tracer lives on, or else that of the context.
+
+    Empty where there is none.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.sharding.get_abstract_mesh() if mesh.empty else mesh
+
+
+def keep_shardings(fn: Callable[[T], tuple[T, R]], tree: T) -> tuple[T, R]:
+    """Fn of a tree of arrays, its leaves laid out over the devices as they were.
+
+    What comes beside them is small, and the same on all devices of an explicit mesh.
+
+    On an explicit mesh JAX refuses operations whose layout is not plain from those of
+    their operands: products, decompositions, reshapes and concatenations of sharded
+    matrices. Within ``fn`` XLA chooses, as on a mesh that is not explicit; a traced
+    value that ``fn`` captures has to go through :func:`brought_along` there.
+    """
+    mesh = _explicit_mesh(tree)
+    if mesh is not None:
+        everywhere = NamedSharding(mesh, P())
+
+        def sharding(leaf: jax.Array) -> NamedSharding:
+            own: NamedSharding = jax.typeof(leaf).sharding
+            return everywhere if own.mesh.empty else own
+
+        shardings = jax.tree.map(sharding, tree)
+        return _left_to_xla(fn, mesh, (shardings, everywhere))(tree)
+
+    # Axes that are not explicit have their layout from the operations they meet.
+    # This one changes no value, since NaN in is NaN out.
+    def as_before(new: jax.Array, old: jax.Array) -> jax.Array:
+        on_auto = AxisType.Auto in mesh_of(old).axis_types
+        return jnp.where(jnp.isnan(old), old, new) if on_auto else new
+
+    result, beside = fn(tree)
+    return jax.tree.map(as_before, result, tree), beside
+
+
+def same_everywhere(fn: Callable[[T], R], tree: T) -> R:
+    """Fn of a tree of arrays, small, and the same on all devices of an explicit mesh.
+
+    Within ``fn`` it is as in :func:`keep_shardings`.
+    """
+    mesh = _explicit_mesh(tree)
+    if mesh is None:
+        return fn(tree)
+    return _left_to_xla(fn, mesh, NamedSharding(mesh, P()))(tree)
+
+
+def brought_along(x: Any) -> Any:
+    """A number or a key from outside of a function whose layouts are left to XLA.
+
+    All numbers of a factory are traced under ``optax.inject_hyperparams``, and lie on
+    the explicit mesh after the first step.
+    """
+    mesh, here = jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()
+    return jax.reshard(x, P()) if _explicit_axes(mesh) and mesh != here else x
+
+
+def _explicit_mesh(tree: Any) -> AbstractMesh | None:
+    meshes = map(mesh_of, jax.tree.leaves(tree))
+    return next((mesh for mesh in meshes if _explicit_axes(mesh)), None)
+
+
+def _explicit_axes(mesh: AbstractMesh) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Explicit
+    )
+
+
+def _left_to_xla(
+    fn: Callable[[T], R], mesh: AbstractMesh, shardings: Any
+) -> Callable[[T], R]:
+    mapped: Callable[[T], R] = jax.sharding.auto_axes(
+        fn, axes=_explicit_axes(mesh), out_sharding=shardings
+    )
+    return mapped
