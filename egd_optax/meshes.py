@@ -52,6 +52,11 @@ def keep_shardings(fn: Callable[[T], tuple[T, R]], tree: T) -> tuple[T, R]:
     return jax.tree.map(as_before, result, tree), beside
 
 
+def keep_sharding(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """:func:`keep_shardings` for one array."""
+    return keep_shardings(lambda x: (fn(x), None), x)[0]
+
+
 def same_everywhere(fn: Callable[[T], R], tree: T) -> R:
     """Fn of a tree of arrays, small, and the same on all devices of an explicit mesh.
 

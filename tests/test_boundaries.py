@@ -44,10 +44,11 @@ def test_the_public_api_is_complete_and_documented():
 # What each wing may know. Within a wing, files may know each other.
 KNOWS = {
     "arguments": set(),
-    "polar": {"arguments"},
-    "leaves": {"arguments"},
-    "spectrum": {"polar", "leaves", "arguments"},
-    "transforms": {"polar", "leaves", "arguments"},
+    "meshes": set(),
+    "polar": {"arguments", "meshes"},
+    "leaves": {"arguments", "meshes"},
+    "spectrum": {"polar", "leaves", "arguments", "meshes"},
+    "transforms": {"polar", "leaves", "arguments", "meshes"},
 }
 # And each room of the workbench, of the others there.
 WORKBENCH_KNOWS = {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from egd_optax.arguments import checked_matrix
-from egd_optax.meshes import keep_shardings
+from egd_optax.meshes import keep_sharding
 from egd_optax.polar.fallback import with_fallback
 from egd_optax.polar.linear_algebra import adjoint, gram_matrix, product, real_diagonal
 from egd_optax.polar.stacks import checked_rcond, of_stacks, one_at_a_time_on_cpu
@@ -70,8 +70,9 @@ def polar_by_eigh(
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
     2510.04930, for the use of the polar factor; how it is computed is this package's.
     """
-    of_matrices = functools.partial(polar_and_failures, rcond=rcond)
-    return keep_shardings(of_matrices, checked_matrix(x))[0]
+    return keep_sharding(
+        lambda x: polar_and_failures(x, rcond=rcond)[0], checked_matrix(x)
+    )
 
 
 def polar_and_failures(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from egd_optax.arguments import ArgumentError, checked_count, checked_matrix, shown
-from egd_optax.meshes import keep_shardings
+from egd_optax.meshes import keep_sharding
 from egd_optax.polar.linear_algebra import (
     as_wide,
     at_least_float32,
@@ -93,11 +93,7 @@ def polar_by_newton_schulz(
     """
     x, steps = checked_matrix(x), checked_count("steps", steps, at_most=100)
     working = _working_dtype(x, dtype)
-
-    def of_matrices(x: jax.Array) -> tuple[jax.Array, None]:
-        return _polar_by_newton_schulz(x, steps, working), None
-
-    return keep_shardings(of_matrices, x)[0]
+    return keep_sharding(lambda x: _polar_by_newton_schulz(x, steps, working), x)
 
 
 def _working_dtype(

@@ -12,7 +12,7 @@ from egd_optax.arguments import (
     checked_count,
     checked_matrix,
 )
-from egd_optax.meshes import brought_along, keep_shardings
+from egd_optax.meshes import brought_along, keep_sharding
 from egd_optax.polar.eigh import polar_and_failures
 from egd_optax.polar.linear_algebra import adjoint, product
 from egd_optax.polar.stacks import of_stacks, one_at_a_time_on_cpu
@@ -73,13 +73,13 @@ def polar_by_randomized_svd(
     """
     check_key("key", key)
     check_integer("power_iterations", power_iterations, at_least=0)
-    of_matrices = functools.partial(
-        randomized_polar_and_failures,
-        rank=rank,
-        key=key,
-        power_iterations=power_iterations,
-    )
-    return keep_shardings(of_matrices, checked_matrix(x))[0]
+
+    def whiten(x: jax.Array) -> jax.Array:
+        return randomized_polar_and_failures(
+            x, rank, key=key, power_iterations=power_iterations
+        )[0]
+
+    return keep_sharding(whiten, checked_matrix(x))
 
 
 def randomized_polar_and_failures(

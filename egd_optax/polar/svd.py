@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax.arguments import checked_matrix
-from egd_optax.meshes import keep_shardings
+from egd_optax.meshes import keep_sharding
 from egd_optax.polar.fallback import with_fallback
 from egd_optax.polar.linear_algebra import product
 from egd_optax.polar.stacks import checked_rcond, of_stacks, one_at_a_time_on_cpu
@@ -39,11 +39,9 @@ def polar_by_svd(
       [[0. 1.]
        [0. 0.]]
     """
-
-    def of_matrices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return of_stacks(_by_svd, x, checked_rcond(rcond))
-
-    return keep_shardings(of_matrices, checked_matrix(x))[0]
+    return keep_sharding(
+        lambda x: of_stacks(_by_svd, x, checked_rcond(rcond))[0], checked_matrix(x)
+    )
 
 
 def _without_small_directions(x: jax.Array, rcond: jax.Array) -> jax.Array:
