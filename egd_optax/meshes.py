@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 T = TypeVar("T")
@@ -33,14 +33,14 @@ def keep_shardings(fn: Callable[[T], tuple[T, R]], tree: T) -> tuple[T, R]:
     """
     mesh = _explicit_mesh(tree)
     if mesh is not None:
-        everywhere = NamedSharding(mesh, P())
+        result, beside = _left_to_xla(fn, mesh, tree)
 
-        def sharding(leaf: jax.Array) -> NamedSharding:
-            own: NamedSharding = jax.typeof(leaf).sharding
-            return everywhere if own.mesh.empty else own
+        def laid_out(new: jax.Array, old: jax.Array) -> jax.Array:
+            # The same on all devices where it was on no mesh.
+            spec = jax.typeof(old).sharding.spec
+            return jax.reshard(new, NamedSharding(mesh, spec))
 
-        shardings = jax.tree.map(sharding, tree)
-        return _left_to_xla(fn, mesh, (shardings, everywhere))(tree)
+        return jax.tree.map(laid_out, result, tree), _copied(beside, mesh)
 
     # Axes that are not explicit have their layout from the operations they meet.
     # This one changes no value, since NaN in is NaN out.
@@ -63,27 +63,34 @@ def same_everywhere(fn: Callable[[T], R], tree: T) -> R:
     Within ``fn`` it is as in :func:`keep_shardings`.
     """
     mesh = _explicit_mesh(tree)
-    if mesh is None:
-        return fn(tree)
-    return _left_to_xla(fn, mesh, NamedSharding(mesh, P()))(tree)
+    return fn(tree) if mesh is None else _copied(_left_to_xla(fn, mesh, tree), mesh)
 
 
 def brought_along(x: Any) -> Any:
-    """A number or a key from outside of a function whose layouts are left to XLA.
+    """What a function takes with it to where layouts are left to XLA.
 
-    All numbers of a factory are traced under ``optax.inject_hyperparams``, and lie on
-    the explicit mesh after the first step.
+    Numbers, too: those of a factory are all traced under ``optax.inject_hyperparams``,
+    and lie on the explicit mesh after the first step.
     """
     mesh, here = jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh()
     return jax.reshard(x, P()) if _explicit_axes(mesh) and mesh != here else x
 
 
-def _explicit_mesh(tree: Any) -> AbstractMesh | None:
-    meshes = map(mesh_of, jax.tree.leaves(tree))
-    return next((mesh for mesh in meshes if _explicit_axes(mesh)), None)
+def _explicit_mesh(tree: Any) -> AbstractMesh | Mesh | None:
+    """With its devices where an array has them: results may lie on one alone.
+
+    That happens to constants outside of jit.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if _explicit_axes(mesh_of(leaf)):
+            sharding = getattr(leaf, "sharding", None)
+            if isinstance(sharding, NamedSharding):
+                return sharding.mesh
+            return mesh_of(leaf)
+    return None
 
 
-def _explicit_axes(mesh: AbstractMesh) -> tuple[str, ...]:
+def _explicit_axes(mesh: AbstractMesh | Mesh) -> tuple[str, ...]:
     return tuple(
         name
         for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
@@ -91,10 +98,15 @@ def _explicit_axes(mesh: AbstractMesh) -> tuple[str, ...]:
     )
 
 
-def _left_to_xla(
-    fn: Callable[[T], R], mesh: AbstractMesh, shardings: Any
-) -> Callable[[T], R]:
-    mapped: Callable[[T], R] = jax.sharding.auto_axes(
-        fn, axes=_explicit_axes(mesh), out_sharding=shardings
+def _left_to_xla(fn: Callable[[T], R], mesh: AbstractMesh | Mesh, tree: T) -> R:
+    # As jax.sharding.auto_axes has it, which refuses such constants.
+    within = mesh.abstract_mesh.update_axis_types(
+        dict.fromkeys(_explicit_axes(mesh), AxisType.Auto)
     )
-    return mapped
+    with jax.sharding.use_abstract_mesh(within):
+        return fn(jax.tree.map(brought_along, tree))
+
+
+def _copied(tree: T, mesh: AbstractMesh | Mesh) -> T:
+    everywhere = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: jax.reshard(x, everywhere), tree)

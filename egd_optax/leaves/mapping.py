@@ -18,6 +18,10 @@ from egd_optax.leaves.layouts import (
 )
 from egd_optax.meshes import keep_shardings, mesh_of
 
+# A stack (batch, rows, columns) to one of the same shape, and to a flag (batch,) for
+# each matrix, or none.
+MaybeFlagged = Callable[[jax.Array], tuple[jax.Array, jax.Array | None]]
+
 
 def map_matrices(
     fn: Callable[[jax.Array], jax.Array],
@@ -37,8 +41,8 @@ def map_matrices(
     decides how many stacks are there at once.)
     """
 
-    def without_flags(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return fn(stack), jnp.zeros(len(stack), bool)
+    def without_flags(stack: jax.Array) -> tuple[jax.Array, None]:
+        return fn(stack), None
 
     return map_matrices_and_count(
         without_flags, tree, weight_dimension_numbers, otherwise
@@ -46,12 +50,12 @@ def map_matrices(
 
 
 def map_matrices_and_count(
-    fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    fn: MaybeFlagged,
     tree: optax.Updates,
     weight_dimension_numbers: WeightDimensionNumbers = None,
     otherwise: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[optax.Updates, jax.Array]:
-    """:func:`map_matrices` for an fn with a flag ``(batch,)`` for each matrix.
+    """:func:`map_matrices` for an fn with a flag ``(batch,)`` for each matrix, or None.
 
     The second result is how many flags are up, int32.
     """
@@ -70,18 +74,19 @@ def map_matrices_and_count(
         indices, stack_layouts = zip(*members, strict=True)
         of_leaves = functools.partial(_of_leaves, fn, stack_layouts, done)
         results, (count, done) = keep_shardings(of_leaves, [leaves[i] for i in indices])
-        flags_up += count
+        if count is not None:
+            flags_up += count
         for index, result in zip(indices, results, strict=True):
             leaves[index] = result
     return jax.tree.unflatten(treedef, leaves), flags_up
 
 
 def _of_leaves(
-    fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    fn: MaybeFlagged,
     layouts: Sequence[MatrixLayout],
     previous: jax.Array | None,
     leaves: list[jax.Array],
-) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array | None]]:
+) -> tuple[list[jax.Array], tuple[jax.Array | None, jax.Array | None]]:
     """Fn of leaves of one matrix shape; how many flags are up, and an entry of it.
 
     The entry stands for the stack: the next is begun when it is there.
@@ -99,11 +104,12 @@ def _of_leaves(
 
 
 def _in_one_call(
-    fn: Callable[[jax.Array], tuple[jax.Array, jax.Array]], parts: list[jax.Array]
-) -> tuple[list[jax.Array], jax.Array]:
+    fn: MaybeFlagged, parts: list[jax.Array]
+) -> tuple[list[jax.Array], jax.Array | None]:
     ends = np.cumsum([len(part) for part in parts])[:-1]
     result, flags = fn(jnp.concatenate(parts))
-    return jnp.split(result, ends), jnp.sum(flags, dtype=jnp.int32)
+    count = None if flags is None else jnp.sum(flags, dtype=jnp.int32)
+    return jnp.split(result, ends), count
 
 
 def _is_planned_by_xla(x: jax.Array) -> bool:
@@ -113,9 +119,9 @@ def _is_planned_by_xla(x: jax.Array) -> bool:
 
 def _one_stack_at_a_time(
     previous: jax.Array | None,
-    fn: Callable[[list[jax.Array]], tuple[list[jax.Array], jax.Array]],
+    fn: Callable[[list[jax.Array]], tuple[list[jax.Array], jax.Array | None]],
     parts: list[jax.Array],
-) -> tuple[list[jax.Array], jax.Array]:
+) -> tuple[list[jax.Array], jax.Array | None]:
     """Fn of parts, begun when the previous stack is done, its buffers freed at its end.
 
     XLA holds the buffers of a branch only while the branch runs, and cannot know that

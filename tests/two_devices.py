@@ -1,0 +1,143 @@
+"""Every public function on a mesh of two devices; test_sharding.py runs this."""
+
+import contextlib
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from optax.contrib import MuonDimensionNumbers
+from test_contract import ARGUMENTS, EXTRA, FACTORIES, OTHERS
+
+import egd_optax
+
+LAYOUTS = {"rows": P("d"), "copied": P(), "layers": P("d"), "vector": P("d")}
+MATRIX, SCANNED = MuonDimensionNumbers(), MuonDimensionNumbers(1, 2)
+NUMBERS = {"rows": MATRIX, "copied": MATRIX, "layers": SCANNED, "vector": None}
+POLAR = sorted(name for name in OTHERS if name.startswith("polar_"))
+SPECTRA = ["condition_numbers", "effective_ranks", "singular_values"]
+KEY = {"polar_by_randomized_svd": {"rank": 2, "key": jax.random.key(0)}}
+
+
+def numbers(leaves):
+    return {name: NUMBERS[name] for name in leaves}
+
+
+def transformation(name, leaves=LAYOUTS, wrap=lambda factory: factory):
+    factory = getattr(egd_optax, name)
+    arguments = dict(ARGUMENTS[name])
+    if "weight_dimension_numbers" in inspect.signature(factory).parameters:
+        arguments["weight_dimension_numbers"] = numbers(leaves)
+    return wrap(factory)(**arguments)
+
+
+def update(tx, params, state):
+    grads = jax.tree.map(jnp.cos, params)
+    updates, state = tx.update(grads, state, params, **EXTRA)
+    return optax.apply_updates(params, updates), state
+
+
+def function(name, leaves=LAYOUTS):
+    """What is checked of a name: from a tree of arrays to another."""
+    public = getattr(egd_optax, name)
+    if name in POLAR:
+        whiten = functools.partial(public, **KEY.get(name, {}))
+        return lambda params: {"rows": whiten(params["rows"])}
+    if name in SPECTRA:
+        return functools.partial(public, weight_dimension_numbers=numbers(leaves))
+    tx = transformation(name, leaves)
+    return lambda params: update(tx, params, tx.init(params))[0]
+
+
+def host():
+    shapes = {"layers": (2, 4, 6), "vector": (6,)}
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.normal(size=shapes.get(name, (4, 6))).astype(np.float32)
+        for name in LAYOUTS
+    }
+
+
+def two_devices(kind=AxisType.Explicit):
+    return jax.make_mesh((2,), ("d",), axis_types=(kind,))
+
+
+def placed(mesh):
+    shardings = {name: NamedSharding(mesh, spec) for name, spec in LAYOUTS.items()}
+    return jax.device_put(host(), shardings)
+
+
+def around(mesh):
+    """Without the mesh around, as in most scripts; and with it."""
+    return [contextlib.nullcontext(), jax.set_mesh(mesh)]
+
+
+def assert_same(results, expected, arguments, name):
+    chex.assert_trees_all_close(results, expected, rtol=1e-4, atol=1e-5)
+    for leaf, result in results.items():
+        before = arguments[leaf].sharding
+        if name in SPECTRA:
+            assert result is None or result.sharding.is_fully_replicated
+        # On a mesh that is not explicit XLA may split what was copied.
+        elif leaf != "copied" or AxisType.Auto not in before.mesh.axis_types:
+            assert result.sharding.is_equivalent_to(before, result.ndim), leaf
+
+
+@pytest.mark.parametrize("name", [*FACTORIES, *POLAR, *SPECTRA])
+def test_the_values_of_one_device_in_the_sharding_of_the_input(name):
+    fn = function(name)
+    expected = jax.jit(fn)(host())
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        arguments = placed(two_devices(kind))
+        assert_same(jax.jit(fn)(arguments), expected, arguments, name)
+    # Operation by operation, for one leaf. A sketch is that of a place in a stack.
+    alone, fn = {"rows": arguments["rows"]}, function(name, ["rows"])
+    if name == "scale_by_randomized_egd":
+        expected = jax.jit(fn)({"rows": host()["rows"]})
+    assert_same(fn(alone), {"rows": expected["rows"]}, alone, name)
+
+
+@pytest.mark.parametrize("name", [*POLAR, *SPECTRA])
+def test_traces_with_the_mesh_around(name):
+    mesh = two_devices()
+    with jax.set_mesh(mesh):
+        jax.eval_shape(jax.jit(function(name)), placed(mesh))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_steps_are_traced_with_numbers_and_states_on_the_mesh(name):
+    mesh = two_devices()
+    tx = transformation(name, wrap=optax.inject_hyperparams)
+    params = placed(mesh)
+
+    def on_mesh(leaf):
+        return (
+            jax.device_put(leaf, NamedSharding(mesh, P())) if leaf.ndim == 0 else leaf
+        )
+
+    for context in around(mesh):
+        with context:
+            state = jax.tree.map(on_mesh, tx.init(params))
+            jax.eval_shape(
+                lambda *carry: jax.lax.scan(
+                    lambda carry, _: (update(tx, *carry), None), carry, length=2
+                ),
+                params,
+                state,
+            )
+
+
+@pytest.mark.parametrize("name", [*FACTORIES, *POLAR, *SPECTRA])
+def test_seeds_lie_on_an_explicit_axis(name):
+    mesh = two_devices()
+    seeds = jax.tree.map(lambda leaf: np.stack([leaf, 1 + leaf]), host())
+    seeds = jax.device_put(seeds, NamedSharding(mesh, P("d")))
+    result = jax.eval_shape(jax.vmap(function(name)), seeds)
+    for leaf in jax.tree.leaves(result):
+        assert leaf.sharding.spec[0] == "d"
