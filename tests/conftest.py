@@ -27,7 +27,12 @@ def rng():
 
 
 # Programs that tests start in processes of their own.
-collect_ignore = ["eight_devices.py", "two_threads.py", "two_processes.py"]
+collect_ignore = [
+    "eight_devices.py",
+    "two_devices.py",
+    "two_processes.py",
+    "two_threads.py",
+]
 
 # Without Flax, what remains are the tests of the library: those of its wheel alone.
 if importlib.util.find_spec("flax") is None:

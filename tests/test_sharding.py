@@ -1,4 +1,4 @@
-"""Several devices: eight in a process of its own, and two processes together."""
+"""Several devices, in processes of their own, and two processes together."""
 
 import os
 import re
@@ -27,11 +27,12 @@ def environment(devices):
 
 
 @pytest.mark.slow
-def test_eight_devices_in_one_process():
+@pytest.mark.parametrize("devices", ["two", "eight"])
+def test_several_devices_in_one_process(devices):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     answer = subprocess.run(
-        [*command, TESTS / "eight_devices.py"],
-        env=environment(8),
+        [*command, TESTS / f"{devices}_devices.py"],
+        env=environment({"two": 2, "eight": 8}[devices]),
         capture_output=True,
         text=True,
         check=False,

@@ -38,9 +38,7 @@ def transformation(name, leaves=LAYOUTS, wrap=lambda factory: factory):
 
 
 def update(tx, params, state):
-    grads = jax.tree.map(jnp.cos, params)
-    updates, state = tx.update(grads, state, params, **EXTRA)
-    return optax.apply_updates(params, updates), state
+    return tx.update(jax.tree.map(jnp.cos, params), state, params, **EXTRA)
 
 
 def function(name, leaves=LAYOUTS):
@@ -73,11 +71,6 @@ def placed(mesh):
     return jax.device_put(host(), shardings)
 
 
-def around(mesh):
-    """Without the mesh around, as in most scripts; and with it."""
-    return [contextlib.nullcontext(), jax.set_mesh(mesh)]
-
-
 def assert_same(results, expected, arguments, name):
     chex.assert_trees_all_close(results, expected, rtol=1e-4, atol=1e-5)
     for leaf, result in results.items():
@@ -103,34 +96,38 @@ def test_the_values_of_one_device_in_the_sharding_of_the_input(name):
     assert_same(fn(alone), {"rows": expected["rows"]}, alone, name)
 
 
-@pytest.mark.parametrize("name", [*POLAR, *SPECTRA])
-def test_traces_with_the_mesh_around(name):
+@pytest.mark.parametrize("name", [*FACTORIES, *POLAR, *SPECTRA])
+def test_the_types_are_right_with_the_mesh_around(name):
     mesh = two_devices()
     with jax.set_mesh(mesh):
-        jax.eval_shape(jax.jit(function(name)), placed(mesh))
+        arguments = placed(mesh)
+        results = jax.eval_shape(jax.jit(function(name)), arguments)
+    for leaf, result in results.items():
+        if name not in SPECTRA:
+            assert jax.typeof(arguments[leaf]).sharding == result.sharding
+        elif result is not None:
+            assert result.sharding.is_fully_replicated
 
 
+@pytest.mark.parametrize("with_mesh", [False, True])
 @pytest.mark.parametrize("name", FACTORIES)
-def test_steps_are_traced_with_numbers_and_states_on_the_mesh(name):
+def test_steps_with_numbers_and_states_on_the_mesh(name, with_mesh):
     mesh = two_devices()
     tx = transformation(name, wrap=optax.inject_hyperparams)
-    params = placed(mesh)
 
     def on_mesh(leaf):
-        return (
-            jax.device_put(leaf, NamedSharding(mesh, P())) if leaf.ndim == 0 else leaf
+        return jax.device_put(
+            leaf, NamedSharding(mesh, P()) if leaf.ndim == 0 else None
         )
 
-    for context in around(mesh):
-        with context:
-            state = jax.tree.map(on_mesh, tx.init(params))
-            jax.eval_shape(
-                lambda *carry: jax.lax.scan(
-                    lambda carry, _: (update(tx, *carry), None), carry, length=2
-                ),
-                params,
-                state,
-            )
+    def step(carry, _):
+        updates, state = update(tx, *carry)
+        return (optax.apply_updates(carry[0], updates), state), None
+
+    with jax.set_mesh(mesh) if with_mesh else contextlib.nullcontext():
+        params = placed(mesh)
+        carry = (params, jax.tree.map(on_mesh, tx.init(params)))
+        jax.eval_shape(lambda carry: jax.lax.scan(step, carry, length=2), carry)
 
 
 @pytest.mark.parametrize("name", [*FACTORIES, *POLAR, *SPECTRA])
