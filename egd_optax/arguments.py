@@ -145,6 +145,16 @@ def check_flag(name: str, value: Any) -> None:
         raise ArgumentError(f"{name} must be True or False, got {shown(value)}")
 
 
+def check_real_dtype(name: str, dtype: Any) -> None:
+    """Refuses what is no dtype of real floating numbers."""
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise ArgumentError(f"{name} must be a real floating dtype, got {shown(dtype)}")
+
+
 def checked_matrix(x: jax.typing.ArrayLike) -> jax.Array:
     """X as an array, refused if it is no matrix of floating numbers."""
     try:

@@ -112,6 +112,7 @@ WRONG = {
         "adam_learning_rate": RATE,
         "adam_weight_decay": (*RATE, -0.1),
         "vanishing_threshold": OPTIONAL_SHARE,
+        "mu_dtype": ("nonsense", jnp.int8, 3, jnp.complex64, object()),
         "polar_fn": POLAR,
         "weight_dimension_numbers": NUMBERS,
     },

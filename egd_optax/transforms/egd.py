@@ -4,12 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from egd_optax.arguments import check_number, checked_schedule
+from egd_optax.arguments import (
+    ArgumentError,
+    check_number,
+    check_real_dtype,
+    checked_schedule,
+    shown,
+)
 from egd_optax.leaves.checks import checked_params
 from egd_optax.leaves.layouts import WeightDimensionNumbers, matrix_layouts
 from egd_optax.transforms.egalitarian import scale_by_egd
+from egd_optax.transforms.precision import in_at_least_float32
 from egd_optax.transforms.vanished_gradients import apply_unless_vanished, check_share
 
 
@@ -21,6 +29,7 @@ def egd(
     adam_learning_rate: optax.ScalarOrSchedule = 1e-3,
     adam_weight_decay: optax.ScalarOrSchedule = 0.0,
     vanishing_threshold: jax.typing.ArrayLike | None = None,
+    mu_dtype: jax.typing.DTypeLike | None = None,
     polar_fn: Callable[[jax.Array], jax.Array] | None = None,
     weight_dimension_numbers: WeightDimensionNumbers = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -33,7 +42,12 @@ def egd(
     Nesterov momentum comes before the whitening, the decay after it (decoupled, and
     scaled with the learning rate). Vectors and scalars take ``optax.adamw`` with a
     learning rate and a decay of its own. On a mesh the whitening is shared out over the
-    devices, as in :func:`scale_by_egd`.
+    devices, as in :func:`scale_by_egd`. Arithmetic and states have at least float32,
+    whatever the dtype of a leaf; updates have that dtype.
+
+    Of complex weights the polar factor is U Vᴴ, and Adam's second moment the mean of
+    \|g\|². As everywhere in optax, gradients are to be the conjugates of what
+    ``jax.grad`` gives: the direction in which the loss rises.
 
     A step moves every direction of a matrix by ``learning_rate``, at the end of
     training as at the start, so the learning rate has to fall, and it is larger than
@@ -68,7 +82,10 @@ def egd(
         net without them is a linear function plus an even one); a
         :func:`egd_optax.delayed_onset` lets the first kind be learned before it holds
         them back.
-      polar_fn: polar factor of arrays ``(..., m, n)``; None takes
+      mu_dtype: dtype of the momentum and of Adam's first moment, for real leaves; None
+        takes that of the leaf, at least float32. Adam's second moment has that always:
+        in bfloat16 it would stand still where a gradient has become small.
+      polar_fn: polar factor of arrays ``(..., m, n)``, at least float32; None takes
         :func:`egd_optax.polar_by_eigh`.
       weight_dimension_numbers: which leaves are matrices, as in :func:`scale_by_egd`.
 
@@ -78,9 +95,10 @@ def egd(
     Raises:
       ArgumentError: a learning rate is neither a finite number nor a schedule, a decay
         neither that, of at least 0, nor a schedule; ``momentum`` or
-        ``vanishing_threshold`` is no number in [0, 1); ``polar_fn`` and dimension
-        numbers as in :func:`scale_by_egd`; at ``update``, ``params`` is missing or does
-        not fit the gradients; a leaf is not floating.
+        ``vanishing_threshold`` is no number in [0, 1); ``mu_dtype`` is no real floating
+        dtype, or one is given for a complex leaf; ``polar_fn`` and dimension numbers
+        as in :func:`scale_by_egd`; at ``update``, ``params`` is missing or does not fit
+        the gradients; a leaf is not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -108,6 +126,8 @@ def egd(
     )
     check_number("momentum", momentum, at_least=0, below=1)
     check_share("vanishing_threshold", vanishing_threshold)
+    if mu_dtype is not None:
+        check_real_dtype("mu_dtype", mu_dtype)
 
     def labels(params: optax.Params) -> optax.Params:
         layouts = matrix_layouts(params, weight_dimension_numbers)
@@ -126,18 +146,27 @@ def egd(
         )
 
     whitened = optax.chain(
-        optax.trace(momentum, nesterov=True),
+        optax.trace(momentum, nesterov=True, accumulator_dtype=mu_dtype),
         scale_by_egd(polar_fn, weight_dimension_numbers=weight_dimension_numbers),
     )
-    tx = optax.partition(
-        {
-            "matrix": descent(whitened, learning_rate, weight_decay),
-            "other": descent(
-                optax.scale_by_adam(), adam_learning_rate, adam_weight_decay
-            ),
-        },
-        labels,
+    others = optax.scale_by_adam(mu_dtype=mu_dtype)
+    tx = in_at_least_float32(
+        optax.partition(
+            {
+                "matrix": descent(whitened, learning_rate, weight_decay),
+                "other": descent(others, adam_learning_rate, adam_weight_decay),
+            },
+            labels,
+        )
     )
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        # The cast would drop imaginary parts.
+        if mu_dtype is not None and any(map(jnp.iscomplexobj, jax.tree.leaves(params))):
+            raise ArgumentError(
+                f"mu_dtype must be None for complex parameters, got {shown(mu_dtype)}"
+            )
+        return tx.init(params)
 
     def update_fn(
         updates: optax.Updates,
@@ -148,4 +177,4 @@ def egd(
         params = checked_params(params, "egd", updates)
         return tx.update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
