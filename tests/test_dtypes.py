@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_contract import ARGUMENTS, EXTRA, FACTORIES
+from test_contract import ARGUMENTS, EXTRA, FACTORIES, make
 
 import egd_optax
 from egd_optax import ArgumentError, delayed_onset, egd, inverse_time_decay
@@ -86,6 +86,18 @@ def test_no_number_changes_a_dtype(name, argument, kinds, x64):
             state = jax.eval_shape(tx.init, params)
             new = jax.eval_shape(tx.update, params, state, params, **extra)
             assert dtypes(new) == dtypes((params, state)), kind
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_gradients_of_another_dtype_leave_the_state_alone(name):
+    params, grads = leaves_of(jnp.bfloat16), leaves_of(jnp.bfloat16)
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    tx = make(name)
+    state = jax.eval_shape(tx.init, params)
+    # A warning is an error.
+    updates, new = jax.eval_shape(tx.update, grads, state, params, **EXTRA)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
 
 
 def trained(tx, params, gradients):

@@ -158,12 +158,13 @@ def grokfast_ma(
 
     def init_fn(params: optax.Params) -> GrokfastMAState:
         size = checked_count("window_size", window_size)
-        zeros = _zeros_like(params)
         # Each laid out over the devices as the parameter is.
         queue = jax.tree.map(
             lambda p: jnp.broadcast_to(jnp.zeros_like(p), (size, *p.shape)), params
         )
-        return GrokfastMAState(jnp.zeros([], jnp.int32), queue, zeros, zeros)
+        # Not the same zeros twice: a buffer can be donated only once.
+        mean, fresh = _zeros_like(params), _zeros_like(params)
+        return GrokfastMAState(jnp.zeros([], jnp.int32), queue, mean, fresh)
 
     def update_fn(
         updates: optax.Updates,
@@ -178,6 +179,8 @@ def grokfast_ma(
             return updates, state
         size = leaves[0].shape[0]
         slot = state.count % size
+        # What is taken off later is what the queue holds, in its dtype.
+        latest = jax.tree.map(lambda g, q: g.astype(q.dtype), updates, state.queue)
 
         # Adding and subtracting for ever would gather rounding errors. A mean begun
         # anew with every round of the queue takes over at its end. The sum of large
@@ -188,21 +191,22 @@ def grokfast_ma(
             ),
             state.mean,
             state.queue,
-            updates,
+            latest,
         )
         fresh = jax.tree.map(
             lambda m, g: jnp.where(slot == 0, 0, m) + g.astype(m.dtype) / size,
             state.fresh,
-            updates,
+            latest,
         )
         mean = jax.tree.map(lambda m, f: jnp.where(slot == size - 1, f, m), mean, fresh)
-        # Not q.at[slot].set(g), whose layout JAX does not know on an explicit mesh.
+        # Not q.at[slot].set(g), whose layout JAX does not know on an explicit mesh. And
+        # a state from a checkpoint may be of NumPy arrays.
         queue = jax.tree.map(
             lambda q, g: jax.lax.dynamic_update_index_in_dim(
-                q, g.astype(q.dtype), slot, axis=0
+                jnp.asarray(q), g.astype(q.dtype), slot, axis=0
             ),
             state.queue,
-            updates,
+            latest,
         )
 
         count = optax.safe_increment(state.count)

@@ -54,8 +54,9 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
         scale = power_of_two(largest_magnitude(wide))
         wide = wide / scale
         direction = direction / power_of_two(largest_magnitude(direction))
-        length = jnp.sum(direction * direction)
-        along = jnp.sum(direction * wide) / jnp.where(length == 0, 1, length)
+        length = jnp.sum(direction.conj() * direction).real
+        along = jnp.sum(direction.conj() * wide).real
+        along = along / jnp.where(length == 0, 1, length)
         return (scale * (wide - along * direction)).astype(g.dtype)
 
     def update_fn(

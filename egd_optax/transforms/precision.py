@@ -46,4 +46,4 @@ def in_at_least_float32(
 
 
 def _widened(x: jax.Array) -> jax.Array:
-    return x.astype(at_least_float32(x.dtype))
+    return jnp.asarray(x, at_least_float32(x.dtype))

@@ -83,9 +83,9 @@ def scale_by_randomized_egd(
 
     def init_fn(params: optax.Params) -> ScaleByRandomizedEGDState:
         del params
-        return ScaleByRandomizedEGDState(
-            jax.random.key_data(_as_key(seed)), jnp.zeros([], jnp.int32)
-        )
+        # A copy: who donates the state must not give away the key of the user.
+        key = jnp.copy(jax.random.key_data(_as_key(seed)))
+        return ScaleByRandomizedEGDState(key, jnp.zeros([], jnp.int32))
 
     def update_fn(
         updates: optax.Updates,
