@@ -259,3 +259,22 @@ def test_memory_of_a_device_stays_under_its_share():
     compiled = whitening.lower(placed).compile()
     share = 4 * math.prod((16, size, size)) // 8
     assert compiled.memory_analysis().temp_size_in_bytes <= 4 * share
+
+
+@TYPES
+def test_a_second_update_outside_of_jit_compiles_nothing(kind):
+    programs = []
+
+    def listen(event, duration, **about):
+        if event.endswith("jaxpr_to_mlir_module_duration"):
+            programs.append(about.get("fun_name"))
+
+    placed = put(matrices(2), make_mesh("line", kind), *[P("a")] * 2)
+    tx = scale_by_egd(newton_schulz)
+    state = tx.init(placed)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    for _ in range(2):
+        del programs[:]
+        tx.update(placed, state)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert programs == []

@@ -32,8 +32,9 @@ def map_matrices(
     """Applies fn to every matrix of a tree, all matrices of one shape in one call.
 
     ``fn`` maps an array ``(batch, fan_in, fan_out)`` to one of the same shape, matrix
-    by matrix. Leaves of the same matrix shape and dtype are concatenated along the
-    batch axis. ``otherwise`` is applied to leaves that are not matrices.
+    by matrix, and its result is cast to the dtype of the array. Leaves of the same
+    matrix shape and dtype are concatenated along the batch axis. ``otherwise`` is
+    applied to leaves that are not matrices.
 
     The copies that this takes are bounded by the size of the largest stack, beyond what
     ``fn`` itself takes of it: one stack is there at a time, and a leaf that is alone
@@ -74,8 +75,7 @@ def map_matrices_and_count(
         indices, stack_layouts = zip(*members, strict=True)
         of_leaves = functools.partial(_of_leaves, fn, stack_layouts, done)
         results, (count, done) = keep_shardings(of_leaves, [leaves[i] for i in indices])
-        if count is not None:
-            flags_up += count
+        flags_up += count
         for index, result in zip(indices, results, strict=True):
             leaves[index] = result
     return jax.tree.unflatten(treedef, leaves), flags_up
@@ -86,7 +86,7 @@ def _of_leaves(
     layouts: Sequence[MatrixLayout],
     previous: jax.Array | None,
     leaves: list[jax.Array],
-) -> tuple[list[jax.Array], tuple[jax.Array | None, jax.Array | None]]:
+) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array | None]]:
     """Fn of leaves of one matrix shape; how many flags are up, and an entry of it.
 
     The entry stands for the stack: the next is begun when it is there.
@@ -105,10 +105,13 @@ def _of_leaves(
 
 def _in_one_call(
     fn: MaybeFlagged, parts: list[jax.Array]
-) -> tuple[list[jax.Array], jax.Array | None]:
+) -> tuple[list[jax.Array], jax.Array]:
     ends = np.cumsum([len(part) for part in parts])[:-1]
     result, flags = fn(jnp.concatenate(parts))
-    count = None if flags is None else jnp.sum(flags, dtype=jnp.int32)
+    result = result.astype(parts[0].dtype)
+    count = (
+        jnp.zeros([], jnp.int32) if flags is None else jnp.sum(flags, dtype=jnp.int32)
+    )
     return jnp.split(result, ends), count
 
 
@@ -119,9 +122,9 @@ def _is_planned_by_xla(x: jax.Array) -> bool:
 
 def _one_stack_at_a_time(
     previous: jax.Array | None,
-    fn: Callable[[list[jax.Array]], tuple[list[jax.Array], jax.Array | None]],
+    fn: Callable[[list[jax.Array]], tuple[list[jax.Array], jax.Array]],
     parts: list[jax.Array],
-) -> tuple[list[jax.Array], jax.Array | None]:
+) -> tuple[list[jax.Array], jax.Array]:
     """Fn of parts, begun when the previous stack is done, its buffers freed at its end.
 
     XLA holds the buffers of a branch only while the branch runs, and cannot know that
@@ -129,10 +132,12 @@ def _one_stack_at_a_time(
     """
     first = _first_entry(parts[0]) if previous is None else previous
     never = jnp.sum(first.real) < -jnp.inf
-    traced_once = jax.jit(fn)
-    results = jax.eval_shape(traced_once, parts)
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like, results)
-    return jax.lax.cond(never, lambda parts: zeros(), traced_once, parts)
+
+    def zeros(parts: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+        return jax.tree.map(jnp.zeros_like, parts), jnp.zeros([], jnp.int32)
+
+    # Not within a jit of its own, which an eager vmap would compile at every call.
+    return jax.lax.cond(never, zeros, fn, parts)
 
 
 def _first_entry(stack: jax.Array) -> jax.Array:

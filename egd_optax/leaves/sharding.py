@@ -74,7 +74,9 @@ def spread_over_devices(fn: OfStack) -> OfStack:
         del axis_size, in_batched
         return jax.vmap(fn)(stack), (True, True)
 
-    return lambda stack: (fn if mesh_of(stack).empty else on_mesh)(stack)
+    # Outside of jit, what runs on the devices would be compiled anew at every call.
+    compiled_once = jax.jit(on_mesh)
+    return lambda stack: (fn if mesh_of(stack).empty else compiled_once)(stack)
 
 
 def _is_mapped(mesh: AbstractMesh, axis: str) -> bool:

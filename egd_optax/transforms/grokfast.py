@@ -203,7 +203,7 @@ def grokfast_ma(
         # a state from a checkpoint may be of NumPy arrays.
         queue = jax.tree.map(
             lambda q, g: jax.lax.dynamic_update_index_in_dim(
-                jnp.asarray(q), g.astype(q.dtype), slot, axis=0
+                jnp.asarray(q), g, slot, axis=0
             ),
             state.queue,
             latest,

@@ -79,7 +79,7 @@ def clip_weight_row_norms(
 
     def clip(u: jax.Array, w: jax.Array, moved: jax.Array, c: jax.Array) -> jax.Array:
         # (w + u) c - w would round away what a small update changes.
-        wide = moved.dtype
+        wide, c = moved.dtype, c.real
         return (c * u.astype(wide) - (1 - c) * w.astype(wide)).astype(u.dtype)
 
     def update_fn(

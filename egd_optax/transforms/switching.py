@@ -82,6 +82,7 @@ def switch_on_metric(
     check_transformation("after", after)
     first = optax.with_extra_args_support(before)
     second = optax.with_extra_args_support(after)
+    agreed: set[Any] = set()
 
     def init_fn(params: optax.Params) -> SwitchOnMetricState:
         return SwitchOnMetricState(
@@ -116,15 +117,24 @@ def switch_on_metric(
             new_state = SwitchOnMetricState(switched, state.before, inner)
             return _of_same_types((new, new_state), types)
 
-        return lax.cond(switched, run_after, run_before)
+        if isinstance(switched, jax.core.Tracer):
+            return lax.cond(switched, run_after, run_before)
+        # Outside of jit, a cond would be compiled anew at every call. That the other
+        # side has the same types is then told once for all updates like this one.
+        run, other = (run_after, run_before) if switched else (run_before, run_after)
+        like_this = _types((updates, state, params))
+        if like_this not in agreed:
+            jax.eval_shape(other)
+        result = run()
+        agreed.add(like_this)
+        return result
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _of_same_types(result: Any, types: list[Any]) -> Any:
     """The result of a branch, refused if the branch before it has other types."""
-    leaves, treedef = jax.tree.flatten(result)
-    types.append((treedef, [jax.typeof(leaf).str_short() for leaf in leaves]))
+    types.append(_types(result))
     (first, first_leaves), (last, last_leaves) = types[0], types[-1]
     if types[0] != types[-1]:
         differing = set(zip(first_leaves, last_leaves, strict=False)) - {
@@ -135,3 +145,8 @@ def _of_same_types(result: Any, types: list[Any]) -> Any:
             f"structure, shapes and dtypes, got {shown(differing or (first, last))}"
         )
     return result
+
+
+def _types(tree: Any) -> tuple[Any, tuple[str, ...]]:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, tuple(jax.typeof(leaf).str_short() for leaf in leaves)
