@@ -23,7 +23,7 @@ def normalize_by_column_norm(
 
     For a kernel's gradient G ``(fan_in, fan_out)``, in Flax's layout,
 
-    .. math:: G_{ij} \leftarrow G_{ij} \, / \, \max(\textstyle\sqrt{\sum_i G_{ij}^2},
+    .. math:: G_{ij} \leftarrow G_{ij} \, / \, \max(\textstyle\sqrt{\sum_i |G_{ij}|^2},
         \text{floor}).
 
     Leaves that are not matrices pass through.

@@ -33,8 +33,10 @@ def scale_by_egd(
     .. math:: G = U S V^\top \;\mapsto\; (G G^\top)^{-1/2} G = U V^\top
 
     with the pseudo-inverse where G is rank-deficient. Whether rows or columns are
-    inputs does not matter. Matrices of the same shape and dtype are stacked over the
-    whole tree and whitened in one call; other leaves pass through.
+    inputs does not matter. Of a complex G it is U Vᴴ; with G the conjugate of what
+    ``jax.grad`` gives, as everywhere in optax, a step against it descends. Matrices of
+    the same shape and dtype are stacked over the whole tree and whitened in one call;
+    other leaves pass through.
 
     Gradients that lie on a mesh (``jax.sharding.NamedSharding``, whatever the layout)
     are whitened by all of its devices: each takes whole matrices of a stack, alone, and

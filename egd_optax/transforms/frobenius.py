@@ -18,10 +18,11 @@ def add_frobenius_penalty(
     .. math:: g \leftarrow g + 2 \, \text{strength} \cdot W = g + \nabla_W \,
         \text{strength} \sum \|W\|_F^2
 
-    Every leaf counts, vectors included, unless a mask excludes it. The same as
-    ``optax.add_decayed_weights(2 * strength)``, but for the dtype, which stays the
-    gradient's own. Put before a whitening the penalty is whitened with the gradient;
-    put after it, it is a decoupled decay.
+    Every leaf counts, vectors included, unless a mask excludes it. For complex weights
+    ∇ is the conjugate of what ``jax.grad`` gives, and 2 · strength · W likewise. The
+    same as ``optax.add_decayed_weights(2 * strength)``, but for the dtype, which stays
+    the gradient's own. Put before a whitening the penalty is whitened with the
+    gradient; put after it, it is a decoupled decay.
 
     Args:
       strength: factor of the penalty, a number or a schedule.

@@ -37,8 +37,9 @@ def add_log_det_penalty(
     A singular value σ costs log(1 + σ²/ε) and is pushed down by 2 σ / (σ² + ε): hardest
     at σ = √ε, in proportion to σ below it, ever less above it. So small directions
     vanish and large ones stay. Solved by Cholesky on the smaller side of the matrix, in
-    at least float32, with a relative error of about its eps times σ_max² / ε. Leaves
-    that are not matrices pass through.
+    at least float32, with a relative error of about its eps times σ_max² / ε. For a
+    complex W read Wᴴ; ∇ is the conjugate of what ``jax.grad`` gives. Leaves that are
+    not matrices pass through.
 
     Args:
       strength: factor of the penalty, a number or a schedule.

@@ -27,8 +27,9 @@ def add_nuclear_norm_penalty(
         \in g + \partial_W \, \text{strength} \, \|W\|_*, \qquad W = U S V^\top
 
     The subgradient is the polar factor of W, so no singular value decomposition is
-    differentiated, nor computed. Directions in which W vanishes get none. Leaves that
-    are not matrices pass through.
+    differentiated, nor computed. Directions in which W vanishes get none. Of a complex
+    W it is U Vᴴ, the conjugate of what ``jax.grad`` would give. Leaves that are not
+    matrices pass through.
 
     Args:
       strength: factor of the penalty, a number or a schedule.

@@ -19,9 +19,10 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
 
     .. math:: g \leftarrow g - \frac{\langle w, g \rangle}{\langle w, w \rangle} \, w
 
-    where w is the leaf as one vector. A step along what is left turns the weights and
-    scales them only to second order, so that logits cannot grow for the sake of the
-    loss alone. Zero weights leave the gradient as it is.
+    where w is the leaf as one vector, and ⟨w, g⟩ = Re Σ w̄ g: complex numbers are pairs
+    of real ones, with g the conjugate of what ``jax.grad`` gives. A step along what is
+    left turns the weights and scales them only to second order, so that logits cannot
+    grow for the sake of the loss alone. Zero weights leave the gradient as it is.
 
     Put it first in a chain, where the raw gradient comes in. A leaf of one entry never
     moves again once it is not zero; ``optax.masked`` leaves it out.

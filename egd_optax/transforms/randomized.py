@@ -41,11 +41,11 @@ def scale_by_randomized_egd(
 
     .. math:: G = U S V^\top \;\mapsto\; U_r V_r^\top
 
-    by :func:`egd_optax.polar_by_randomized_svd`, with a sketch of its own for each
-    matrix and each step. The random key lives in the state, so that a run is the same
-    again from the same seed, and goes on the same from a checkpoint. Matrices of the
-    same shape and dtype are whitened in one call, other leaves pass through, as in
-    :func:`egd_optax.scale_by_egd`.
+    (V_rᴴ for complex numbers) by :func:`egd_optax.polar_by_randomized_svd`, with a
+    sketch of its own for each matrix and each step. The random key lives in the state,
+    so that a run is the same again from the same seed, and goes on the same from a
+    checkpoint. Matrices of the same shape and dtype are whitened in one call, other
+    leaves pass through, as in :func:`egd_optax.scale_by_egd`.
 
     Args:
       rank: number r of directions that are kept, a static integer (name it in

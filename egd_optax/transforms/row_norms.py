@@ -29,7 +29,8 @@ def clip_weight_row_norms(
 
     for each output unit j. Its weights w_j are a column of a Flax kernel
     ``(fan_in, fan_out)``, a row where kernels are transposed, hence the name. Weights
-    within the bound take the update as it came. Leaves that are not matrices pass.
+    within the bound take the update as it came. Complex weights keep their phase.
+    Leaves that are not matrices pass.
 
     Put it **last** in the chain, after ``scale_by_learning_rate``: it must see the
     update that the weights get.

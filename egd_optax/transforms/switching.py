@@ -36,9 +36,9 @@ def switch_on_metric(
     ``tx.update(grads, state, params, train_accuracy=accuracy)``. The update that sees
     ``metric >= threshold`` for the first time is already made by ``after``; a metric
     that falls again changes nothing, and NaN reaches no threshold. Only the branch in
-    force is run (``lax.cond``; under ``vmap`` both are, as everywhere in JAX), the
-    state of the other rests. Decide by training or validation metrics: a switch that
-    looks at test data leaks them into training.
+    force is run (under ``vmap`` both are, as everywhere in JAX), the state of the other
+    rests. Decide by training or validation metrics: a switch that looks at test data
+    leaks them into training.
 
     Args:
       metric: name of the extra argument, a real scalar.
