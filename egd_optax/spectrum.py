@@ -15,18 +15,22 @@ from egd_optax.leaves.layouts import (
     to_matrices,
 )
 from egd_optax.meshes import same_everywhere
+from egd_optax.polar.derivative import singular_values_of
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,
     power_of_two,
 )
-from egd_optax.polar.stacks import one_at_a_time_on_cpu
 
 
 def singular_values(
     tree: optax.Params, *, weight_dimension_numbers: WeightDimensionNumbers = None
 ) -> optax.Params:
     r"""Singular values of every matrix of a tree, in descending order.
+
+    All three functions here can be differentiated. A singular value of at most 4 eps
+    σ_max, where it has a kink, has the derivative zero; second derivatives are NaN
+    where singular values are equal or zero.
 
     Args:
       tree: arrays, such as gradients or parameters.
@@ -106,7 +110,9 @@ def effective_ranks(
         s = s / power_of_two(largest_magnitude(s, axis=-1))
         total = jnp.sum(s, axis=-1, keepdims=True)
         p = s / jnp.where(total == 0, 1, total)
-        entropy = jnp.sum(jax.scipy.special.entr(p), axis=-1)
+        # The slope at zero is infinite: a direction that is not there has none.
+        summand = jnp.where(p > 0, jax.scipy.special.entr(jnp.where(p > 0, p, 1)), p)
+        entropy = jnp.sum(summand, axis=-1)
         return jnp.where(total[..., 0] == 0, 0, jnp.exp(entropy))
 
     return _per_matrix(effective_rank, tree, weight_dimension_numbers)
@@ -134,8 +140,5 @@ def _of_leaf(
 ) -> jax.Array:
     matrices = to_matrices(leaf, layout)
     wide = matrices.astype(at_least_float32(matrices.dtype))
-    values = fn(_singular_values(wide))
+    values = fn(singular_values_of(wide))
     return values if len(layout.axes) > 2 else values[0]
-
-
-_singular_values = one_at_a_time_on_cpu(lambda x: jnp.linalg.svd(x, compute_uv=False))

@@ -251,6 +251,29 @@ def test_the_mesh_of_the_context_serves():
     assert inside == []
 
 
+@TYPES
+def test_gradients_go_through_the_whitening(kind):
+    leaves = matrices(3, shape=(4, 6))
+    weights = [np.stack([leaf[::-1], leaf**2]) for leaf in leaves]
+    tx = scale_by_egd()
+
+    def gradient(leaves, weights):
+        def loss(leaves):
+            products = zip(whiten(tx, leaves), weights, strict=True)
+            return sum(jnp.sum(u * w) for u, w in products)
+
+        return jax.grad(loss)(leaves)
+
+    def mapped(leaves, weights):
+        return jax.vmap(gradient, in_axes=(None, 0))(leaves, weights)
+
+    expected = mapped(leaves, weights)
+    mesh = make_mesh("grid", kind)
+    with jax.set_mesh(mesh):
+        placed = put(leaves, mesh, P("a")), put(weights, mesh, P(None, "a"))
+        chex.assert_trees_all_close(jax.jit(mapped)(*placed), expected, atol=1e-5)
+
+
 def test_memory_of_a_device_stays_under_its_share():
     size = 128
     leaves = matrices(16, shape=(size, size))

@@ -29,8 +29,7 @@ def spread_over_devices(fn: OfStack) -> OfStack:
     perhaps, has a sharding of its own, which may split the work already.
     """
 
-    @jax.custom_batching.custom_vmap
-    def on_mesh(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def shared_out(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
         mesh = mesh_of(stack)
         free = [
             name
@@ -67,12 +66,21 @@ def spread_over_devices(fn: OfStack) -> OfStack:
             x = lay_out(x, *stage)
         return x[: len(stack)], flags[: len(stack)]
 
-    @on_mesh.def_vmap
+    on_devices = jax.custom_batching.custom_vmap(shared_out)
+
+    @on_devices.def_vmap
     def mapped(
         axis_size: int, in_batched: list[bool], stack: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[bool, bool]]:
         del axis_size, in_batched
         return jax.vmap(fn)(stack), (True, True)
+
+    # JAX differentiates no custom_vmap.
+    on_mesh = jax.custom_jvp(on_devices)
+
+    @on_mesh.defjvp
+    def derivative(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(shared_out, primals, tangents)
 
     # Outside of jit, what runs on the devices would be compiled anew at every call.
     compiled_once = jax.jit(on_mesh)

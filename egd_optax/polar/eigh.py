@@ -10,6 +10,7 @@ from jax import lax
 
 from egd_optax.arguments import checked_matrix
 from egd_optax.meshes import keep_sharding
+from egd_optax.polar.derivative import with_derivative
 from egd_optax.polar.fallback import with_fallback
 from egd_optax.polar.linear_algebra import adjoint, gram_matrix, product, real_diagonal
 from egd_optax.polar.stacks import checked_rcond, of_stacks, one_at_a_time_on_cpu
@@ -40,6 +41,11 @@ def polar_by_eigh(
     An eigendecomposition that does not converge answers NaN; a finite matrix that this
     happens to is whitened by :func:`polar_by_newton_schulz` instead, within the same
     compiled program, and no other.
+
+    The derivative, forward and reverse, takes an SVD. It is exact for the directions
+    kept, finite for every finite matrix (as if no σ, no sum and no difference of two
+    were below 4 eps · σ_max), and zero for a zero matrix. ``rcond`` has none. Second
+    derivatives are NaN where singular values are equal or zero.
 
     Args:
       x: array of shape ``(..., m, n)``, floating or complex; leading axes are batch
@@ -277,4 +283,6 @@ def _cut(dtype: jax.typing.DTypeLike) -> float:
     return 0.2 * math.sqrt(jnp.finfo(dtype).eps)
 
 
-_by_eigh = one_at_a_time_on_cpu(with_fallback(_whitened), with_fallback(iterated))
+_by_eigh = with_derivative(
+    one_at_a_time_on_cpu(with_fallback(_whitened), with_fallback(iterated))
+)

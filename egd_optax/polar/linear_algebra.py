@@ -43,6 +43,8 @@ def power_of_two(number: jax.Array) -> jax.Array:
     To divide by it rounds nothing, while squares beyond 1e19 overflow in float32 and
     those below 1e-19 vanish.
     """
+    # Constant but for jumps, which are no business of a derivative.
+    number = lax.stop_gradient(number)
     # Subnormal numbers are flushed to zero by the hardware: to divide by their scale
     # would give NaN. XLA divides by multiplying: the inverse may not be one either.
     number = jnp.where(number < jnp.finfo(number.dtype).tiny, 1, number)
@@ -95,6 +97,10 @@ def unit_columns(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     The norm itself may be more than the dtype holds.
     """
-    scale = power_of_two(largest_magnitude(x, axis=-2))
+    largest = largest_magnitude(x, axis=-2)
+    scale = power_of_two(largest)
     scaled = x / scale
-    return scaled, jnp.linalg.norm(scaled, axis=-2, keepdims=True), scale
+    # The slope of a root at zero is infinite.
+    empty = largest == 0
+    norm = jnp.linalg.norm(jnp.where(empty, 1, scaled), axis=-2, keepdims=True)
+    return scaled, jnp.where(empty, 0, norm), scale

@@ -168,9 +168,13 @@ def _inverse_norm(gram: jax.Array, square: jax.Array) -> jax.Array:
     """
     axes = (-2, -1)
     largest_sum = jnp.max(jnp.sum(jnp.abs(gram), -1, keepdims=True), -2, keepdims=True)
+    # The slope of a root at zero is infinite.
+    empty = largest_sum == 0
+    largest_sum = jnp.where(empty, 1, largest_sum)
+    square = jnp.where(empty, 1, square)
     frobenius = jnp.linalg.norm(square, axis=axes, keepdims=True)
     bound = jnp.minimum(jnp.sqrt(largest_sum), jnp.sqrt(jnp.sqrt(frobenius)))
-    return jnp.where(bound == 0, 0, 1 / jnp.where(bound == 0, 1, bound))
+    return jnp.where(empty, 0, 1 / bound)
 
 
 def _composed(

@@ -13,6 +13,7 @@ from egd_optax.arguments import (
     checked_matrix,
 )
 from egd_optax.meshes import brought_along, keep_sharding
+from egd_optax.polar.derivative import with_derivative
 from egd_optax.polar.eigh import polar_and_failures
 from egd_optax.polar.linear_algebra import adjoint, product
 from egd_optax.polar.stacks import of_stacks, one_at_a_time_on_cpu
@@ -40,6 +41,9 @@ def polar_by_randomized_svd(
     by :func:`polar_by_eigh`. Result: ``min(rank, m, n)`` singular values of one, fewer
     where X has lower rank. They belong to the leading directions up to a share of
     others of order (σ_{r+1} / σ_r)^(2q + 1).
+
+    The derivative is that of U_r V_rᴴ, to which this tends with more iterations, and
+    takes an SVD: as far from that of a few iterations as σ_{r+1} is near σ_r.
 
     Args:
       x: array of shape ``(..., m, n)``, floating or complex; leading axes are batch
@@ -122,4 +126,4 @@ def _leading_directions(
     return product(q, factor), failed
 
 
-_by_sketch = one_at_a_time_on_cpu(_leading_directions)
+_by_sketch = with_derivative(one_at_a_time_on_cpu(_leading_directions))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from egd_optax.arguments import checked_matrix
 from egd_optax.meshes import keep_sharding
+from egd_optax.polar.derivative import with_derivative
 from egd_optax.polar.fallback import with_fallback
 from egd_optax.polar.linear_algebra import product
 from egd_optax.polar.stacks import checked_rcond, of_stacks, one_at_a_time_on_cpu
@@ -16,7 +17,7 @@ def polar_by_svd(
     r"""Polar factor of each matrix through its singular value decomposition.
 
     The slow, plain reference for :func:`polar_by_eigh`, with the same treatment of
-    batch axes, dtypes, rank deficiency, zeros and NaN.
+    batch axes, dtypes, rank deficiency, zeros and NaN, and the same derivatives.
 
     Args:
       x: array of shape ``(..., m, n)``, floating or complex.
@@ -51,4 +52,6 @@ def _without_small_directions(x: jax.Array, rcond: jax.Array) -> jax.Array:
     return product(u * jnp.where(jnp.isnan(s), s, keep), vh)
 
 
-_by_svd = one_at_a_time_on_cpu(with_fallback(_without_small_directions))
+_by_svd = with_derivative(
+    one_at_a_time_on_cpu(with_fallback(_without_small_directions))
+)

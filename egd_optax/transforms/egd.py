@@ -149,7 +149,8 @@ def egd(
         optax.trace(momentum, nesterov=True, accumulator_dtype=mu_dtype),
         scale_by_egd(polar_fn, weight_dimension_numbers=weight_dimension_numbers),
     )
-    others = optax.scale_by_adam(mu_dtype=mu_dtype)
+    # A root of exactly zero has no derivative. Far below Adam's eps.
+    others = optax.scale_by_adam(eps_root=1e-37, mu_dtype=mu_dtype)
     tx = in_at_least_float32(
         optax.partition(
             {

@@ -1,8 +1,12 @@
 """A penalty on the log-determinant of each matrix, a smooth stand-in for its rank."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from egd_optax.arguments import check_number
 from egd_optax.leaves.checks import (
@@ -16,6 +20,7 @@ from egd_optax.polar.linear_algebra import (
     gram_matrix,
     largest_magnitude,
     power_of_two,
+    product,
 )
 from egd_optax.polar.stacks import one_at_a_time_on_cpu
 from egd_optax.transforms.penalties import add_to_gradient, of_matrices
@@ -89,16 +94,44 @@ def add_log_det_penalty(
     )
 
 
-def _log_det_direction(w: jax.Array, eps: jax.Array) -> jax.Array:
-    """2 (W Wᴴ + ε I)⁻¹ W of one wide matrix."""
+def _ridged(w: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """W Wᴴ + ε I and W, of wide matrices ``(..., m, n)``, over a scale; the scale."""
+    eps = eps[..., None, None]
     # Over √ε, ε neither overflows nor vanishes.
-    scale = power_of_two(jnp.maximum(largest_magnitude(w), jnp.sqrt(eps)))
+    largest = largest_magnitude(w, axis=(-2, -1))
+    scale = power_of_two(jnp.maximum(largest, jnp.sqrt(eps)))
     w = w / scale
     gram = gram_matrix(w)
-    least = 16 * jnp.finfo(w.dtype).eps * jnp.trace(gram).real
-    ridge = jnp.maximum(eps / scale / scale, least)
-    factor = jnp.linalg.cholesky(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
-    return 2 * jax.scipy.linalg.cho_solve((factor, True), w) / scale
+    trace = jnp.trace(gram, axis1=-2, axis2=-1).real[..., None, None]
+    ridge = jnp.maximum(eps / scale / scale, 16 * jnp.finfo(w.dtype).eps * trace)
+    return gram + ridge * jnp.eye(gram.shape[-1], dtype=gram.dtype), w, scale
 
 
-_log_det_directions = one_at_a_time_on_cpu(_log_det_direction)
+def _solved(a: jax.Array, b: jax.Array) -> jax.Array:
+    factor = jnp.linalg.cholesky(a)
+    return jax.scipy.linalg.cho_solve((factor, True), b)
+
+
+def _log_det_direction(w: jax.Array, eps: jax.Array) -> jax.Array:
+    """2 (W Wᴴ + ε I)⁻¹ W of one wide matrix."""
+    gram, w, scale = _ridged(w, eps)
+    return 2 * _solved(gram, w) / scale
+
+
+_all_solved = one_at_a_time_on_cpu(_solved)
+_log_det_directions = jax.custom_jvp(one_at_a_time_on_cpu(_log_det_direction))
+
+
+@_log_det_directions.defjvp
+def _log_det_derivative(primals: Any, tangents: Any) -> Any:
+    """A dZ = 2 dW − dA Z for A Z = 2 W."""
+    directions = _log_det_directions(*primals)
+    (a, _, scale), (da, dw, _) = jax.jvp(_ridged, primals, tangents)
+    change = lax.custom_linear_solve(
+        functools.partial(product, a),
+        2 * dw - product(da, scale * directions),
+        lambda _, b: _all_solved(a, b),
+        # The transpose of a Hermitian matrix is its conjugate.
+        lambda _, b: _all_solved(a.conj(), b),
+    )
+    return directions, change / scale
