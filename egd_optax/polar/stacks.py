@@ -53,16 +53,22 @@ def one_at_a_time_on_cpu(
 ) -> Callable[..., Any]:
     """From a function of one matrix (and what belongs to it) one of a stack of them.
 
-    On a CPU ``fn`` gets one at a time, under ``vmap`` too. jaxlib (0.10) shares a
-    batched LAPACK call out over the threads of XLA's pool and waits for them in a
-    thread of that pool: when as many such calls run at once as it has threads, all wait
-    for good. It was seen with four shapes in a tree on two cores. (On very many cores
-    the same sharing out corrupts the heap, jax-ml/jax#39292.) Calls for one matrix each
-    run side by side without harm.
-
-    Elsewhere ``batched`` gets the whole stack; None takes ``jax.vmap(fn)``.
+    On a CPU ``fn`` gets one at a time, under ``vmap`` too: batched LAPACK calls can
+    stand still for good, and corrupt the heap (jax-ml/jax#39292; docs/architecture.md
+    has what was seen). Elsewhere ``batched`` gets the whole stack; None takes
+    ``jax.vmap(fn)``.
     """
     at_once = jax.vmap(fn) if batched is None else batched
+
+    # Outside of jit a new function would be compiled anew.
+    @functools.cache
+    def in_turn(side_by_side: int) -> Callable[..., Any]:
+        return lambda *stacks: lax.scan(
+            lambda _, members: (None, fn(*members)),
+            None,
+            stacks,
+            unroll=side_by_side,
+        )[1]
 
     @jax.custom_batching.custom_vmap
     def of_stack(*stacks: jax.Array) -> Any:
@@ -70,19 +76,12 @@ def one_at_a_time_on_cpu(
         # leaves cores idle. But an OpenBLAS with threads of its own lends them to one
         # call at a time: there, calls side by side cost more than they gain.
         side_by_side = 4 if lapack_has_one_thread() else 1
-
-        def in_turn(*stacks: jax.Array) -> Any:
-            return lax.scan(
-                lambda _, members: (None, fn(*members)),
-                None,
-                stacks,
-                unroll=side_by_side,
-            )[1]
-
         if len(stacks[0]) == 1:
             alone = fn(*(stack[0] for stack in stacks))
             return jax.tree.map(lambda result: result[None], alone)
-        return lax.platform_dependent(*stacks, cpu=in_turn, default=at_once)
+        return lax.platform_dependent(
+            *stacks, cpu=in_turn(side_by_side), default=at_once
+        )
 
     @of_stack.def_vmap
     def of_stacks(
