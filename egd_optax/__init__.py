@@ -2,6 +2,7 @@
 
 from egd_optax.arguments import ArgumentError
 from egd_optax.leaves.flax_layouts import flax_dimension_numbers
+from egd_optax.leaves.fused import FusedAxis
 from egd_optax.polar.eigh import polar_by_eigh
 from egd_optax.polar.newton_schulz import polar_by_newton_schulz
 from egd_optax.polar.randomized import polar_by_randomized_svd
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ApplyUnlessVanishedState",
     "ArgumentError",
+    "FusedAxis",
     "GrokfastEMAState",
     "GrokfastMAState",
     "ScaleByEGDState",

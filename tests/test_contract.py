@@ -140,6 +140,8 @@ def test_converges(name, target):
     chex.assert_trees_all_close(params, final, rtol=5e-2, atol=5e-2)
 
 
+# One leaf is to be passed over; tests/test_default_rule.py.
+@pytest.mark.filterwarnings("ignore:leaves of more than two axes")
 @pytest.mark.parametrize("name", FACTORIES)
 def test_survives_inject_hyperparams(name):
     factory, arguments = getattr(egd_optax, name), ARGUMENTS[name]

@@ -1,5 +1,6 @@
 """Trees refused where they are given: gradients, parameters, masks, axes."""
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from egd_optax.arguments import ArgumentError, shown
+from egd_optax.leaves.fused import FusedAxis
 
 Mask = Any | Callable[[optax.Params], Any]
 
@@ -83,14 +85,12 @@ def rank_of(path: Any, leaf: Any) -> int:
 
 def checked_mask(mask: Mask) -> Callable[[Any], Any]:
     """A mask as a function, made to refuse what is no mask of the tree it meets."""
-    leaves = jax.tree.leaves(mask)
-    # As optax has it: some trees can be called as well.
-    is_function = bool(leaves) and all(map(callable, leaves))
-    if not is_function:
+    called = is_function(mask)
+    if not called:
         _check_booleans(mask)
 
     def mask_of(tree: Any) -> Any:
-        given = mask(tree) if is_function else mask
+        given = mask(tree) if called else mask
         _check_booleans(given)
         leaves_below(given, tree, "mask is no prefix of the tree that it is for")
         return given
@@ -109,9 +109,21 @@ def _check_booleans(mask: Any) -> None:
             )
 
 
+def is_function(value: Any, **is_leaf: Any) -> bool:
+    """Whether a value is a function, and no tree that can be called as well.
+
+    Equinox's modules are such trees. ``jax.tree_util.Partial`` is a tree as well, but
+    of a function's arguments.
+    """
+    if isinstance(value, functools.partial):
+        return True
+    leaves = jax.tree.leaves(value, **is_leaf)
+    return callable(value) and all(map(callable, leaves))
+
+
 def check_dimension_numbers(numbers: Any) -> None:
     """Refuses what can be no ``weight_dimension_numbers``, whatever the parameters."""
-    if callable(numbers):
+    if is_function(numbers, is_leaf=is_number):
         return
     leaves = jax.tree_util.tree_leaves_with_path(numbers, is_leaf=is_number)
     for path, number in leaves:
@@ -132,9 +144,12 @@ def is_number(node: Any) -> bool:
 
 def axes_of(side: Any) -> tuple[int, ...]:
     """One side of ``MuonDimensionNumbers``, an axis or several, as a tuple."""
+    axes = side if isinstance(side, (tuple, list)) else (side,)
     try:
-        axes = side if isinstance(side, (tuple, list)) else (side,)
-        return tuple(operator.index(axis) for axis in axes)
+        return tuple(
+            axis if isinstance(axis, FusedAxis) else operator.index(axis)
+            for axis in axes
+        )
     except TypeError as error:
         raise ArgumentError(
             "an axis of weight_dimension_numbers must be an integer or a tuple of "

@@ -56,8 +56,9 @@ def scale_by_egd(
       weight_dimension_numbers: a tree (or a prefix of one) of
         ``optax.contrib.MuonDimensionNumbers``, or a function from the tree of updates
         to one, that says which axes of a leaf are input (reduction) and output; axes
-        it does not name are batch axes, and None skips the leaf. None for all takes
-        each leaf with two axes as one matrix, in Flax's (fan_in, fan_out) layout.
+        it does not name are batch axes, a :class:`egd_optax.FusedAxis` holds several
+        matrices, and None skips the leaf. None for all takes each leaf with two axes as
+        one matrix, in Flax's (fan_in, fan_out) layout, and warns of those with more.
 
     Returns:
       A gradient transformation. Updates keep shape and dtype. Its state counts the
