@@ -164,14 +164,15 @@ def test_convolutions_of_every_rank(window, axes):
             r"\['blocks'\]\['up'\]\['kernel'\]",
         ),
         ({"query": {"kernel": (3, 4, 2, 2)}}, r"\(3, 4, 2, 2\).*named={'query/kernel'"),
-        # A stack of 1-D convolutions looks like one 2-D convolution but for its bias.
+        # A stack of 2 layers, or from 2 inputs to (2, 3) outputs.
         (
-            {"conv": {"kernel": (5, 3, 2, 2), "bias": (5, 2)}},
-            r"\['conv'\]\['kernel'\].*a bias of 2 axes",
+            {"up": {"kernel": (2, 2, 3), "bias": (2, 3)}},
+            r"\['up'\]\['kernel'\].*a bias of \(2, 3\)",
         ),
-        ({"conv": {"kernel": (3, 2, 2), "bias": (3, 2)}}, "a bias of 2 axes"),
+        ({"conv": {"kernel": (3, 2, 2), "bias": (5,)}}, r"a bias of \(5,\)"),
+        ({"up": {"kernel": (3, 2), "bias": (3,)}}, r"a bias of \(3,\)"),
         # Declared, but not stacked.
-        ({"scan": {"kernel": (4, 2)}}, r"1 leading layer axes"),
+        ({"scan": {"kernel": (4, 2)}}, r"one layer is \(2,\)"),
         ({"kernel": (3,)}, r"\['kernel'\]"),
         ({"positions": (7, 4)}, r"\['positions'\] of shape \(7, 4\)"),
         ({"stem": {"kernel": (3, 3, 1, 8)}}, "named={'stem/kernel'"),
@@ -179,8 +180,35 @@ def test_convolutions_of_every_rank(window, axes):
 )
 def test_what_is_not_known_is_refused_by_its_path(params, message):
     params = jax.tree.map(jnp.zeros, params, is_leaf=lambda x: isinstance(x, tuple))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         flax_dimension_numbers(params, scanned=("scan",))
+
+
+def test_all_that_is_not_known_is_refused_at_once_with_what_would_do():
+    einsum = {"kernel": (2, 6, 3)}
+    params = {
+        "layers": [{"q": einsum, "0": {"kernel": (6, 6)}} for _ in range(2)],
+        "stem": {"0": {"kernel": (3, 3, 1, 8)}},
+        "positions": (7, 4),
+        "stack": {"up": {"kernel": (5, 6, 4), "bias": (4,)}},
+    }
+    params = jax.tree.map(jnp.zeros, params, is_leaf=lambda x: isinstance(x, tuple))
+    with pytest.raises(ValueError, match="no rule fits") as error:
+        flax_dimension_numbers(params)
+    message = str(error.value)
+    for path in ("['layers'][0]['q']", "['layers'][1]['q']", "['stem']", "['positions"):
+        assert path in message
+    assert "['up']" not in message
+    # Ready to paste. No shorter end of the stem's path is its own.
+    named = eval(message[message.rindex("named=") + len("named=") :])
+    assert named == {
+        "q/kernel": MuonDimensionNumbers(1, 2),
+        "stem/0/kernel": MuonDimensionNumbers((0, 1, 2), 3),
+        "positions": None,
+    }
+    numbers = by_path(params, named=named)
+    assert numbers["layers/1/q/kernel"] == (1, 2)
+    assert numbers["layers/1/0/kernel"] == ((0,), (1,))
 
 
 def test_the_unknown_can_be_named():
@@ -213,3 +241,35 @@ def test_attention_biases_are_not_taken_for_matrices():
     params = attention.init(jax.random.key(0), jnp.ones((1, 3, 4)))["params"]
     assert params["query"]["bias"].ndim == 2
     assert flax_dimension_numbers(params)["query"]["bias"] is None
+
+
+def told_by_its_bias():
+    return {
+        "stem": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)},
+        "head": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)},
+    }
+
+
+def test_a_bias_that_a_mask_takes_out_has_told_its_kernel_before():
+    params = told_by_its_bias()
+    assert by_path(params, named={"bias": None}) == by_path(params)
+    updates = [
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p)[0], params)
+        for numbers in (flax_dimension_numbers, flax_dimension_numbers(params))
+        for tx in [egd(0.1, weight_dimension_numbers=numbers)]
+    ]
+    assert updates[0] == updates[1]
+
+
+def test_without_the_bias_the_tree_of_numbers_is_asked_for():
+    params = told_by_its_bias()
+    kernels = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    def update(numbers):
+        inner = scale_by_egd(polar_by_svd, weight_dimension_numbers=numbers)
+        tx = optax.masked(inner, kernels)
+        return jax.eval_shape(lambda p: tx.update(p, tx.init(p), p)[0], params)
+
+    with pytest.raises(ValueError, match=r"(?s)\['stem'\].*give the tree of all"):
+        update(flax_dimension_numbers)
+    update(flax_dimension_numbers(params))

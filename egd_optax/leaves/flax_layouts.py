@@ -1,67 +1,93 @@
 """Which axes of a Flax model's parameters are matrices, read off their names."""
 
-from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers
 
-from egd_optax.arguments import ArgumentError, shown
-from egd_optax.leaves.checks import axes_of, is_number, rank_of
+from egd_optax.leaves.kernels import (
+    MATRIX,
+    all_into_the_last,
+    outputs,
+    told_by_bias,
+)
+from egd_optax.leaves.named_layouts import (
+    Fused,
+    Leaf,
+    Named,
+    Sides,
+    named_dimension_numbers,
+)
+from egd_optax.leaves.scanned import Scanned
 
 
 def flax_dimension_numbers(
     params: optax.Params,
     *,
-    scanned: Collection[str] = (),
-    named: Mapping[str, MuonDimensionNumbers | None] = MappingProxyType({}),
+    scanned: Scanned = (),
+    named: Named = MappingProxyType({}),
+    fused: Fused = MappingProxyType({}),
 ) -> optax.Params:
     r"""Names the matrices of a Flax model, for ``weight_dimension_numbers``.
 
-    Works on NNX states and Linen ``params`` by the names in the tree alone; Flax is
-    not imported. For a leaf below m leading layer axes:
+    Works on NNX states and Linen ``params`` by names and shapes in the tree alone; Flax
+    is not imported. For a leaf of one layer:
 
-    ====================================  ========================  ================
-    leaf                                  shape                     fan-in → fan-out
-    ====================================  ========================  ================
-    ``kernel`` of Dense, Linear           (in, out)                 0 → 1
-    ``kernel`` of a convolution           (window, in, out)         (0, …, -2) → -1
-    ``kernel`` of query, key, value       (embed, heads, head_dim)  0 → (1, 2)
-    ``kernel`` of attention's out         (heads, head_dim, embed)  (0, 1) → 2
-    ``embedding``, ``bias``, ``scale``    any                       None: skipped
-    vectors, scalars                                                None: skipped
-    ====================================  ========================  ================
+    ==================================  =========================  ================
+    leaf                                shape                      fan-in → fan-out
+    ==================================  =========================  ================
+    ``kernel`` of Dense, Linear         (in, out)                  0 → 1
+    ``lora_a``, ``lora_b``              (in, out)                  0 → 1
+    ``kernel`` of a convolution         (window, in, out)          (0, …, -2) → -1
+    ``kernel`` of query, key, value     (embed, heads, dim)        0 → (1, 2)
+    ``kernel`` of attention's out       (heads, dim, embed)        (0, 1) → 2
+    ``kernel`` beside (batch, out)      (batch, in, out), any      in → out
+                                        number of axes each
+    the same, of several gates (GRU)    (…, 3 out), (…, 4 out)     … by gates
+    ``embedding``, ``bias``, ``scale``  any                        None: skipped
+    vectors, scalars, ``batch_stats``                              None: skipped
+    ==================================  =========================  ================
 
-    all shifted by m; the layer axes are batch axes, so that every layer is a matrix of
-    its own. A kernel of three or more axes counts as a convolution's where its path
-    contains "conv"; grouped convolutions are seen as one matrix. Where a bias stands
-    beside a kernel, its rank must fit. Embeddings are skipped because a batch touches
-    only the rows of its own tokens, and whitening would move a rare token's row as far
-    as a frequent one's; ``named={"embedding": MuonDimensionNumbers()}`` whitens them.
+    The axes of layers are batch axes, so that every layer is a matrix of its own. So is
+    every gate where a cell has them side by side: NNX's GRU and optimized LSTM, Linen's
+    convolutional LSTM.
+    A kernel of three or more axes without a bias is a convolution's where its path
+    contains "conv". Where a bias stands beside a kernel, its shape must fit; it tells
+    LinearGeneral, Einsum, unshared convolutions and transposed kernels (window, out,
+    in), these unless there are as many inputs as outputs. Grouped convolutions are seen
+    as one matrix unless ``fused`` has their number of groups. Embeddings are skipped
+    because a batch touches only the rows of its own tokens, and whitening would move a
+    rare token's row as far as a frequent one's; ``named={"embedding":
+    MuonDimensionNumbers()}`` whitens them.
 
     Pass the function itself as ``weight_dimension_numbers`` (with
     ``functools.partial`` for its arguments). It then meets the same tree as the
-    optimizer, whatever wraps the leaves there.
+    optimizer, whatever wraps the leaves there. Only where a mask takes out the bias
+    that a kernel is told by (a mask around :func:`egd_optax.scale_by_egd`, or that of
+    ``optax.contrib.muon``), the tree that it returns for all parameters has to be
+    passed; the error says so.
 
     Args:
       params: the parameters (or gradients) of a Flax model.
       scanned: names on the path of parameters that ``nn.scan``, ``nnx.scan`` or
-        ``vmap`` stacked along axis 0, such as ``("blocks",)``. Each occurrence on a
-        path is one leading axis.
+        ``vmap`` stacked along axis 0, such as ``("blocks",)``; or a mapping to the axis
+        they were stacked along, such as ``{"layers": 1}`` for
+        ``variable_axes={"params": 1}``. Each occurrence on a path is one axis.
       named: what the names do not tell: the last parts of a path, joined by ``/``, and
         the numbers of the leaves found there (None skips them). The longest match
         wins, and goes before all of the rules above.
+      fused: where several matrices of one size lie side by side along the output axis,
+        such as ``{"qkv/kernel": 3}``: ends of paths as in ``named``, and how many. Each
+        is whitened alone (:class:`egd_optax.FusedAxis`, for other axes).
 
     Returns:
       A tree of ``optax.contrib.MuonDimensionNumbers`` and None, one a leaf.
 
     Raises:
-      ArgumentError: a leaf of two or more axes that no rule fits, with its path and
-        shape, and what to do; a leaf that is no array; ``scanned`` that holds no names,
-        ``named`` that maps no names to numbers.
+      ArgumentError: leaves of two or more axes that no rule fits, all of them, with
+        paths, shapes and numbers that would do; layers that are not of one number
+        along their axis; a leaf that is no array; ``scanned`` that holds no names or
+        axes, ``named`` that maps no names to numbers, ``fused`` that maps none to a
+        count.
 
     Example:
       >>> import jax.numpy as jnp
@@ -71,105 +97,50 @@ def flax_dimension_numbers(
       MuonDimensionNumbers(reduction_axis=(0,), output_axis=(1,))
       >>> tx = scale_by_egd(weight_dimension_numbers=flax_dimension_numbers)
     """
-    _check_names(scanned, named)
-    ranks = {
-        _names(path): rank_of(path, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-
-    def number(path: Any, box: Any) -> MuonDimensionNumbers | None:
-        names = _names(path)
-        for start in range(len(names)):
-            if (end := "/".join(names[start:])) in named:
-                return named[end]
-        # Empty where optax.masked took the leaf out.
-        for leaf in jax.tree.leaves(box):
-            layers = sum(name in scanned for name in names)
-            axes = _matrix_axes(names, jnp.ndim(leaf) - layers)
-            if axes == ():
-                return None
-            bias = ranks.get((*names[:-1], "bias"))
-            if axes and bias in (None, layers + len(axes[1])):
-                return _shifted(axes, layers)
-            raise refusal(path, leaf, layers, bias)
-        return None
-
-    def refusal(path: Any, leaf: Any, layers: int, bias: int | None) -> ArgumentError:
-        return ArgumentError(
-            f"leaf {jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)}, with "
-            f"{layers} leading layer axes and "
-            f"{'no bias' if bias is None else f'a bias of {bias} axes'}, is no matrix "
-            f"of a known kind: say in scanned= which names are stacks of layers, or "
-            f"give its numbers in named={{{'/'.join(_names(path)[-2:])!r}: ...}}, None "
-            "to skip it"
-        )
-
-    return jax.tree_util.tree_map_with_path(number, params, is_leaf=_is_box)
+    return named_dimension_numbers(
+        params, _sides, scanned=scanned, named=named, fused=fused
+    )
 
 
-def _check_names(scanned: Any, named: Any) -> None:
-    # The letters of a bare string would count as names.
-    if (
-        isinstance(scanned, str)
-        or not isinstance(scanned, Collection)
-        or not all(isinstance(name, str) for name in scanned)
-    ):
-        raise ArgumentError(
-            f'scanned must hold names, such as ("blocks",), got {shown(scanned)}'
-        )
-    if not isinstance(named, Mapping):
-        raise ArgumentError(
-            "named must map ends of paths to MuonDimensionNumbers or None, got "
-            f"{shown(named)}"
-        )
-    for end, number in named.items():
-        if not isinstance(end, str) or not is_number(number):
-            raise ArgumentError(
-                "named must map ends of paths to MuonDimensionNumbers or None, got "
-                f"{shown(end)}: {shown(number)}"
-            )
-        for side in number or ():
-            axes_of(side)
-
-
-_Axes = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def _matrix_axes(names: tuple[str, ...], rank: int) -> _Axes | tuple[()] | None:
-    """Input and output axes of one layer's leaf; () skips it, None: not known."""
-    name, parent = names[-1] if names else "", names[-2] if len(names) > 1 else ""
-    if name in ("bias", "scale", "embedding"):
-        return ()
+def _sides(leaf: Leaf) -> Sides | None:
+    name, rank = leaf.names[-1] if leaf.names else "", len(leaf.shape)
+    if name in ("bias", "scale", "embedding") or "batch_stats" in leaf.names:
+        return Sides()
+    if name in ("lora_a", "lora_b") and rank == 2:
+        return MATRIX
     if name != "kernel":
-        return () if rank <= 1 else None
+        return Sides() if rank <= 1 else None
+    sides, bias = _told_by_name(leaf), leaf.bias
+    if bias and (sides is None or bias != outputs(leaf.shape, sides)):
+        sides = told_by_bias(leaf.shape, bias)
+    return sides and sides._replace(parts=_gates(leaf))
+
+
+def _told_by_name(leaf: Leaf) -> Sides | None:
+    rank, parent = len(leaf.shape), leaf.names[-2] if len(leaf.names) > 1 else ""
     if rank == 2:
-        return (0,), (1,)
+        return MATRIX
     if rank == 3 and parent in ("query", "key", "value"):
-        return (0,), (1, 2)
+        return Sides((0,), (1, 2))
     if rank == 3 and parent == "out":
-        return (0, 1), (2,)
-    if rank >= 3 and any("conv" in part.lower() for part in names):
-        return tuple(range(rank - 1)), (rank - 1,)
+        return Sides((0, 1), (2,))
+    is_convolution = any("conv" in name.lower() for name in leaf.names)
+    if rank >= 3 and (is_convolution or _gates(leaf) > 1):
+        return all_into_the_last(leaf.shape)
     return None
 
 
-def _shifted(axes: _Axes, by: int) -> MuonDimensionNumbers:
-    reduction, output = (tuple(axis + by for axis in side) for side in axes)
-    return MuonDimensionNumbers(reduction, output)
+# What Flax calls the layers from the hidden state and from the input to all gates.
+_RECURRENT = (("dense_h", "dense_i"), ("hh", "ih"))
 
 
-def _names(path: Any) -> tuple[str, ...]:
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    return tuple(names[:-1] if path and path[-1] == _BOXED else names)
-
-
-# nnx.Variable and nn.Partitioned hold their array so. The optimizer of NNX unboxes the
-# parameters at update, but not at init; numbers that end above the box fit both.
-_BOXED = jax.tree_util.GetAttrKey("value")
-
-
-def _is_box(node: Any) -> bool:
-    children = jax.tree_util.tree_leaves_with_path(
-        node, is_leaf=lambda child: child is not node
-    )
-    return [path for path, _ in children] == [(_BOXED,)]
+def _gates(leaf: Leaf) -> int:
+    """How many gates of a recurrent cell a kernel holds side by side."""
+    parent = leaf.names[-2] if len(leaf.names) > 1 else ""
+    for hidden, inputs in _RECURRENT:
+        to_gates, from_input = (
+            leaf.near(2, name, "kernel") for name in (hidden, inputs)
+        )
+        if parent in (hidden, inputs) and to_gates and from_input:
+            return to_gates[-1] // to_gates[-2]
+    return 1

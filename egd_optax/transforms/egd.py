@@ -15,7 +15,11 @@ from egd_optax.arguments import (
     shown,
 )
 from egd_optax.leaves.checks import checked_params
-from egd_optax.leaves.layouts import WeightDimensionNumbers, matrix_layouts
+from egd_optax.leaves.layouts import (
+    WeightDimensionNumbers,
+    matrix_layouts,
+    told_by_the_whole_tree,
+)
 from egd_optax.transforms.egalitarian import scale_by_egd
 from egd_optax.transforms.precision import in_at_least_float32
 from egd_optax.transforms.vanished_gradients import apply_unless_vanished, check_share
@@ -129,8 +133,11 @@ def egd(
     if mu_dtype is not None:
         check_real_dtype("mu_dtype", mu_dtype)
 
+    # optax.partition asks for the labels before it masks what is not of a label.
+    of_all, of_matrices = told_by_the_whole_tree(weight_dimension_numbers)
+
     def labels(params: optax.Params) -> optax.Params:
-        layouts = matrix_layouts(params, weight_dimension_numbers)
+        layouts = matrix_layouts(params, of_all)
         names = ["other" if layout is None else "matrix" for layout in layouts]
         return jax.tree.unflatten(jax.tree.structure(params), names)
 
@@ -147,7 +154,7 @@ def egd(
 
     whitened = optax.chain(
         optax.trace(momentum, nesterov=True, accumulator_dtype=mu_dtype),
-        scale_by_egd(polar_fn, weight_dimension_numbers=weight_dimension_numbers),
+        scale_by_egd(polar_fn, weight_dimension_numbers=of_matrices),
     )
     # A root of exactly zero has no derivative. Far below Adam's eps.
     others = optax.scale_by_adam(eps_root=1e-37, mu_dtype=mu_dtype)
