@@ -1,8 +1,11 @@
 """Optax gradient transformations that remove the grokking plateau."""
 
 from egd_optax.arguments import ArgumentError
+from egd_optax.leaves.equinox_layouts import equinox_dimension_numbers
 from egd_optax.leaves.flax_layouts import flax_dimension_numbers
 from egd_optax.leaves.fused import FusedAxis
+from egd_optax.leaves.haiku_layouts import haiku_dimension_numbers
+from egd_optax.leaves.table import tabulate_matrices
 from egd_optax.polar.eigh import polar_by_eigh
 from egd_optax.polar.newton_schulz import polar_by_newton_schulz
 from egd_optax.polar.randomized import polar_by_randomized_svd
@@ -59,9 +62,11 @@ __all__ = [
     "delayed_onset",
     "effective_ranks",
     "egd",
+    "equinox_dimension_numbers",
     "flax_dimension_numbers",
     "grokfast_ema",
     "grokfast_ma",
+    "haiku_dimension_numbers",
     "inverse_time_decay",
     "normalize_by_column_norm",
     "orthogonal_gradient",
@@ -73,4 +78,5 @@ __all__ = [
     "scale_by_randomized_egd",
     "singular_values",
     "switch_on_metric",
+    "tabulate_matrices",
 ]

@@ -27,7 +27,9 @@ NEEDED = {
     "delayed_onset": {"value": 1.0, "onset_step": 3},
     "effective_ranks": {"tree": PARAMS},
     "egd": {"learning_rate": 0.1},
+    "equinox_dimension_numbers": {"params": PARAMS["bias"]},
     "flax_dimension_numbers": {"params": PARAMS},
+    "haiku_dimension_numbers": {"params": PARAMS["bias"]},
     "inverse_time_decay": {"init_value": 1.0, "halving_steps": 3},
     "polar_by_eigh": {"x": MATRIX},
     "polar_by_newton_schulz": {"x": MATRIX},
@@ -41,6 +43,7 @@ NEEDED = {
         "before": optax.identity(),
         "after": optax.identity(),
     },
+    "tabulate_matrices": {"params": PARAMS},
 }
 PUBLIC = {
     name: getattr(egd_optax, name)
@@ -72,6 +75,11 @@ TREES = ({"kernel": jnp.ones((2, 2), int)}, {"kernel": "not an array"})
 POLAR = (3, "svd", MATRIX)
 MASK = (3, "kernel", {"kernel": 0.5}, {"kernel": np.array([True, False])})
 TRANSFORMATION = (None, 0.1, "adam", optax.sgd, PARAMS)
+OF_NAMES = {
+    "scanned": ("blocks", None, 3, (3,), {"blocks": 0.5}),
+    "named": (None, ("kernel",), {"kernel": (0, 1)}, {3: None}),
+    "fused": (None, ("kernel",), {"kernel": 0}, {3: 3}, {"kernel": None}),
+}
 OPTIONAL_SHARE = tuple(value for value in SHARE if value is not None)
 
 WRONG = {
@@ -116,11 +124,12 @@ WRONG = {
         "polar_fn": POLAR,
         "weight_dimension_numbers": NUMBERS,
     },
+    # A whole model has leaves that are no arrays.
+    "equinox_dimension_numbers": {"params": ({"kernel": jnp.ones((2, 2))},)} | OF_NAMES,
     "flax_dimension_numbers": {
         "params": ({"kernel": "not an array"}, {"kernel": jnp.ones((2, 2, 2))}),
-        "scanned": ("blocks", None, 3, (3,)),
-        "named": (None, ("kernel",), {"kernel": (0, 1)}, {3: None}),
-    },
+    }
+    | OF_NAMES,
     "grokfast_ema": {"alpha": SHARE, "lamb": NUMBER},
     "grokfast_ma": {
         "window_size": COUNT,
@@ -128,6 +137,10 @@ WRONG = {
         "filter_type": ("median", None, 3),
         "warmup": ("yes", None, 1),
     },
+    "haiku_dimension_numbers": {
+        "params": ({"kernel": "not an array"}, {"kernel": jnp.ones((2, 2))}),
+    }
+    | OF_NAMES,
     "inverse_time_decay": {
         "init_value": NUMBER,
         "halving_steps": (*NO_NUMBERS, schedule, 0, -1.0),
@@ -162,6 +175,10 @@ WRONG = {
         "threshold": (*NO_NUMBERS, schedule),
         "before": TRANSFORMATION,
         "after": TRANSFORMATION,
+    },
+    "tabulate_matrices": {
+        "params": ({"kernel": jnp.ones((2, 2), int)}, {"kernel": "not an array"}),
+        "weight_dimension_numbers": NUMBERS,
     },
 }
 # In place of the argument's own name, where the message names what is in it.

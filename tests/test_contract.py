@@ -44,12 +44,15 @@ OTHERS = {
     "condition_numbers",
     "delayed_onset",
     "effective_ranks",
+    "equinox_dimension_numbers",
     "flax_dimension_numbers",
+    "haiku_dimension_numbers",
     "polar_by_eigh",
     "polar_by_newton_schulz",
     "polar_by_randomized_svd",
     "polar_by_svd",
     "singular_values",
+    "tabulate_matrices",
 }
 FACTORIES = sorted(ARGUMENTS)
 EXTRA = {"train_accuracy": 0.1, "nobody_expects_this": 1}
