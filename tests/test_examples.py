@@ -19,7 +19,7 @@ FAST = {"OPENBLAS_NUM_THREADS": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 
 def test_the_examples_are_numbered_and_short():
     numbers = [int(path.name[:2]) for path in SCRIPTS]
-    assert numbers == list(range(1, 11))
+    assert numbers == list(range(1, 12))
     for path in SCRIPTS:
         assert len(path.read_text().splitlines()) < 120, path
 
