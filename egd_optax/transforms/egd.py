@@ -141,13 +141,10 @@ def egd(
         names = ["other" if layout is None else "matrix" for layout in layouts]
         return jax.tree.unflatten(jax.tree.structure(params), names)
 
-    def descent(
-        direction: optax.GradientTransformation,
-        learning_rate: optax.ScalarOrSchedule,
-        weight_decay: optax.ScalarOrSchedule,
+    def step(
+        learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule
     ) -> optax.GradientTransformation:
         return optax.chain(
-            apply_unless_vanished(direction, vanishing_threshold),
             optax.add_decayed_weights(weight_decay),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -158,13 +155,16 @@ def egd(
     )
     # A root of exactly zero has no derivative. Far below Adam's eps.
     others = optax.scale_by_adam(eps_root=1e-37, mu_dtype=mu_dtype)
+    directions = optax.partition({"matrix": whitened, "other": others}, labels)
+    steps = {
+        "matrix": step(learning_rate, weight_decay),
+        "other": step(adam_learning_rate, adam_weight_decay),
+    }
     tx = in_at_least_float32(
-        optax.partition(
-            {
-                "matrix": descent(whitened, learning_rate, weight_decay),
-                "other": descent(others, adam_learning_rate, adam_weight_decay),
-            },
-            labels,
+        optax.chain(
+            # Around both, so that one number counts the leaves that rest.
+            apply_unless_vanished(directions, vanishing_threshold),
+            optax.partition(steps, labels),
         )
     )
 
