@@ -149,3 +149,69 @@ def test_nan_in_a_vanished_gradient_is_seen():
     _, state = tx.update(ones, tx.init(ones))
     updates, _ = jax.jit(tx.update)(jnp.zeros_like(ones).at[3, 4].set(jnp.nan), state)
     assert np.all(np.isnan(updates))
+
+
+def test_one_huge_gradient_stops_no_leaf_for_good():
+    params = {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}
+    huge, usual = (
+        {"kernel": size * jnp.eye(3), "bias": jnp.full(3, size)} for size in (1e7, 1.0)
+    )
+    tx, adam = egd(0.1, weight_decay=0.0), optax.adam(1e-3)
+    _, state = tx.update(huge, tx.init(params), params)
+    _, adam_state = adam.update(huge["bias"], adam.init(params["bias"]))
+
+    def step(states, _):
+        updates, state = tx.update(usual, states[0], params)
+        bias, adam_state = adam.update(usual["bias"], states[1])
+        resting = optax.tree.get(state, "resting")
+        return (state, adam_state), (updates, bias, resting)
+
+    states = (state, adam_state)
+    _, (updates, bias, resting) = jax.lax.scan(step, states, length=200)
+    np.testing.assert_allclose(updates["kernel"][-1], -0.1 * np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(updates["bias"][-1], bias[-1], rtol=1e-6)
+    np.testing.assert_array_equal(resting, np.where(np.arange(200) < 192, 2, 0))
+
+
+@pytest.mark.parametrize("intercept", [16.0, 20.0, 60.0])
+def test_an_honest_fall_by_many_orders_of_magnitude_goes_on(rng, intercept):
+    inputs = rng.normal(size=(256, 8))
+    inputs[:, -1] = 1
+    counts = rng.poisson(np.exp(inputs @ rng.normal(size=(8, 1)) / 3))
+    inputs, counts = jnp.asarray(inputs, jnp.float32), jnp.asarray(counts, jnp.float32)
+
+    def loss(weights):
+        return jnp.mean(jnp.exp(inputs @ weights) - counts * (inputs @ weights))
+
+    start = jnp.zeros((8, 1)).at[-1].set(intercept)
+    ends = []
+    for threshold in (None, 0.0):
+        tx = egd(0.1, weight_decay=0.0, vanishing_threshold=threshold)
+        ends.append(train(tx, start, tx.init(start), loss, 1000)[0])
+    np.testing.assert_array_equal(*ends)
+    best = optax.contrib.muon(optax.cosine_decay_schedule(1.0, 1000))
+    best = train(best, jnp.zeros((8, 1)), best.init(jnp.zeros((8, 1))), loss, 1000)[0]
+    assert loss(ends[0]) < loss(best) + 0.01
+
+
+@pytest.mark.parametrize("batch", [16, 512])
+def test_zero_loss_is_kept_through_many_trials(rng, batch):
+    solution, start, loss = teacher(rng, examples=batch)
+    tx = egd(0.1, weight_decay=0.0)
+    _, state = tx.update(jax.grad(loss)(start), tx.init(start), start)
+    params, state = train(tx, solution, state, loss, 1500)
+    assert optax.tree.get(state, "resting") == 2
+    # 1.7e-7 of the start's, 1e8 times as much without.
+    assert loss(params) < 100 * loss(solution)
+
+
+def test_a_gradient_of_zero_changes_nothing():
+    tx = apply_unless_vanished(optax.identity())
+    state, ones = tx.init(jnp.zeros(2)), jnp.ones(2)
+    for gradient, rests in ((ones, False), (0 * ones, True), (1e-6 * ones, False)):
+        before = state
+        updates, state = tx.update(gradient, state)
+        np.testing.assert_array_equal(updates, gradient)
+        assert state.resting == rests
+        if rests:
+            chex.assert_trees_all_equal(state._replace(resting=0), before)
