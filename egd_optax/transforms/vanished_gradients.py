@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from egd_optax.arguments import check_number, check_transformation
@@ -20,17 +21,17 @@ _TRIAL = 64
 
 
 class ApplyUnlessVanishedState(NamedTuple):
-    """State of :func:`apply_unless_vanished`; trees have a scalar for each leaf."""
+    """State of :func:`apply_unless_vanished`."""
 
-    # L: the largest absolute entry that the gradient has had of late, in at least
-    # float32.
+    # L: the largest absolute entry that each leaf's gradient has had of late, a scalar
+    # a leaf, in at least float32.
     largest: optax.Updates
     inner: optax.OptState
-    # R: the largest entry that the gradient had in the first half of a rest.
-    remainder: optax.Updates
-    # int32. From 0 up, the leaf trains: steps since L was set. Below 0, it rests: steps
-    # until it trains again.
-    clock: optax.Updates
+    # R: the largest entry of a leaf's gradient in the first half of its rest.
+    remainder: jax.Array  # shape=(leaves,), floating
+    # From 0 up, a leaf trains: steps since L was set. Below, it rests: steps until it
+    # trains again.
+    clock: jax.Array  # shape=(leaves,), dtype=int32
     # How many leaves rested in the last step.
     resting: jax.Array  # shape=(), dtype=int32
 
@@ -105,16 +106,13 @@ def apply_unless_vanished(
 
     def init_fn(params: optax.Params) -> ApplyUnlessVanishedState:
         check_floating("parameter", params)
-
-        def zeros() -> optax.Updates:
-            return jax.tree.map(lambda p: jnp.zeros([], _real_dtype(p)), params)
-
+        largest = jax.tree.map(lambda p: jnp.zeros([], _real_dtype(p)), params)
+        scales = jax.tree.leaves(largest)
+        remainder = _as_vector(scales, scales)
+        clock = jnp.zeros(remainder.shape, jnp.int32)
+        resting = jnp.zeros([], jnp.int32)
         return ApplyUnlessVanishedState(
-            largest=zeros(),
-            inner=inner.init(params),
-            remainder=zeros(),
-            clock=jax.tree.map(lambda _: jnp.zeros([], jnp.int32), params),
-            resting=jnp.zeros([], jnp.int32),
+            largest, inner.init(params), remainder, clock, resting
         )
 
     def update_fn(
@@ -126,33 +124,34 @@ def apply_unless_vanished(
         check_floating("gradient", updates)
         problem = "the gradients do not fit the parameters given to init"
         leaves_below(updates, state.largest, problem)
-
-        def watch(g: jax.Array, *watched: jax.Array) -> _Watched:
-            dtype = watched[0].dtype
-            size = largest_magnitude(g).reshape(()).astype(dtype)
-            share = 8 * jnp.finfo(dtype).eps if threshold is None else threshold
-            return _watch(size, jnp.asarray(share, dtype), *watched)
-
-        watched = jax.tree.map(
-            watch, updates, state.largest, state.remainder, state.clock
+        scales, treedef = jax.tree.flatten(state.largest)
+        share = threshold
+        if threshold is None:
+            share = np.array([8 * jnp.finfo(scale.dtype).eps for scale in scales])
+        watched, factors = _watch(
+            _as_vector(
+                [largest_magnitude(g) for g in jax.tree.leaves(updates)], scales
+            ),
+            jnp.asarray(share, state.remainder.dtype),
+            _Watched(_as_vector(scales, scales), state.remainder, state.clock),
         )
-        outer, fields = (
-            jax.tree.structure(updates),
-            jax.tree.structure(_Watched(*"1234")),
-        )
-        largest, remainder, clock, factor = jax.tree.transpose(outer, fields, watched)
         new, inner_state = inner.update(updates, state.inner, params, **extra_args)
-        new = jax.tree.map(
-            lambda u, a: jnp.where(a == 0, jnp.zeros_like(u), u * a.astype(u.dtype)),
-            new,
-            factor,
-        )
-        resting = sum(
-            ((a < 1).astype(jnp.int32) for a in jax.tree.leaves(factor)),
-            start=jnp.zeros([], jnp.int32),
-        )
+
+        def applied(u: jax.Array, factor: jax.Array) -> jax.Array:
+            # Not the product alone: the update may be NaN where the gradient is not.
+            return jnp.where(factor == 0, jnp.zeros_like(u), u * factor.astype(u.dtype))
+
+        new = jax.tree.map(applied, new, jax.tree.unflatten(treedef, list(factors)))
+        scales = [
+            scale.astype(old.dtype)
+            for scale, old in zip(watched.largest, scales, strict=True)
+        ]
         return new, ApplyUnlessVanishedState(
-            largest, inner_state, remainder, clock, resting
+            jax.tree.unflatten(treedef, scales),
+            inner_state,
+            watched.remainder,
+            watched.clock,
+            jnp.sum(factors < 1, dtype=jnp.int32),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -165,54 +164,62 @@ def check_share(name: str, threshold: jax.typing.ArrayLike | None) -> None:
 
 
 class _Watched(NamedTuple):
-    """What is known of a leaf after a step, and the factor of its update."""
+    """What is known of the leaves, one entry each."""
 
     largest: jax.Array
     remainder: jax.Array
     clock: jax.Array
-    factor: jax.Array
 
 
-# Outside of a program one call a leaf, not thirty.
+# One program for the scalars of all leaves: one for each would take longer to compile
+# than the rest of a step.
 @jax.jit
 def _watch(
-    size: jax.Array,
-    share: jax.Array,
-    largest: jax.Array,
-    remainder: jax.Array,
-    clock: jax.Array,
-) -> _Watched:
+    size: jax.Array, share: jax.Array, watched: _Watched
+) -> tuple[_Watched, jax.Array]:
+    """What is known after gradients of these sizes, and the factors of the updates."""
+    largest, remainder, clock = watched
     raised = _raised(largest, size)
 
-    def choose(condition: jax.Array, *pair: tuple[jax.Array, ...]) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), *pair)
+    def choose(condition: jax.Array, one: _Watched, other: _Watched) -> _Watched:
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
     age = jnp.where(raised > largest, 0, clock + 1)
     forgets = (age >= _MEMORY) & jnp.isfinite(size)
-    training = choose(forgets, (size, remainder, 0 * age), (raised, remainder, age))
-    fallen = (raised, size, jnp.full_like(clock, -2 * _REST - _TRIAL))
+    training = choose(
+        forgets,
+        _Watched(size, remainder, 0 * age),
+        _Watched(raised, remainder, age),
+    )
+    fallen = _Watched(raised, size, jnp.full_like(clock, -2 * _REST - _TRIAL))
 
-    # What a trial moves may raise the gradient above the threshold.
-    bound = jnp.minimum(16 * share, jnp.sqrt(share))
-    back = (raised, remainder, jnp.zeros_like(clock))
     grows = (clock >= -_TRIAL) & (size > 4 * remainder)
     later = jnp.where(grows, -_REST - _TRIAL, clock + 1)
     # Later rests do not count, or each trial would lead further than the last.
-    seen = jnp.where(later < -_REST - _TRIAL, jnp.maximum(remainder, size), remainder)
-    scale = jnp.where(later == 0, _raised(seen, size), largest)
-    resting = (scale, seen, later)
+    first = later < -_REST - _TRIAL
+    remainder = jnp.where(first, jnp.maximum(remainder, size), remainder)
+    scale = jnp.where(later == 0, _raised(remainder, size), largest)
+    resting = _Watched(scale, remainder, later)
+    back = _Watched(raised, remainder, jnp.zeros_like(clock))
+    # What a trial moves may lift the gradient above the threshold.
+    bound = jnp.minimum(16 * share, jnp.sqrt(share))
 
     new = choose(
         clock < 0,
-        # Not above the bound, which NaN is not either.
+        # NaN is not within the bound.
         choose(size <= bound * raised, resting, back),
         choose(size <= share * raised, fallen, training),
     )
-    new = choose(size == 0, (largest, remainder, clock), new)
-    clock = new[2]
-    trial = jnp.ldexp(jnp.ones_like(size), clock)
-    factor = jnp.where(clock < 0, jnp.where(clock < -_TRIAL, 0, trial), 1)
-    return _Watched(*new, jnp.where(size == 0, 0, factor))
+    new = choose(size == 0, watched, new)
+    trial = jnp.ldexp(jnp.ones_like(size), new.clock)
+    factor = jnp.where(new.clock < -_TRIAL, 0, jnp.where(new.clock < 0, trial, 1))
+    return new, jnp.where(size == 0, 0, factor)
+
+
+def _as_vector(numbers: list[jax.Array], like: list[jax.Array]) -> jax.Array:
+    dtype = np.result_type(np.float32, *(scalar.dtype for scalar in like))
+    parts = [jnp.zeros(0, dtype), *(n.reshape(1).astype(dtype) for n in numbers)]
+    return jnp.concatenate(parts)
 
 
 def _real_dtype(x: jax.Array) -> jax.typing.DTypeLike:
