@@ -20,15 +20,30 @@ Mask = Any | Callable[[optax.Params], Any]
 def checked_params(
     params: optax.Params | None, name: str, updates: optax.Updates
 ) -> optax.Params:
-    """The parameters, refused if they are missing or do not fit the gradients."""
+    """Those that have a gradient; refused if they are missing or do not fit it."""
     if params is None:
         raise ArgumentError(
             f"{name} needs the parameters, got None: call "
             "tx.update(grads, state, params)"
         )
+    params = where_given(updates, params)
     check_floating("parameter", params)
     check_alike(updates, "params", params)
     return params
+
+
+def where_given(updates: optax.Updates, params: optax.Params) -> optax.Params:
+    """The parameters, None where the gradients are.
+
+    A model that is a tree itself (Equinox) has integers and functions for leaves, and
+    no gradient there. optax.masked does not know that, so this comes before it.
+    """
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
+    beside = leaves_below(
+        updates, params, "the gradients do not fit params", is_leaf=_is_none
+    )
+    kept = (None if g is None else p for g, p in zip(leaves, beside, strict=True))
+    return jax.tree.unflatten(treedef, kept)
 
 
 def check_floating(what: str, tree: Any) -> None:
@@ -155,6 +170,10 @@ def axes_of(side: Any) -> tuple[int, ...]:
             "an axis of weight_dimension_numbers must be an integer or a tuple of "
             f"integers, got {shown(side)}"
         ) from error
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
 
 
 def _at(path: Any) -> str:

@@ -13,6 +13,7 @@ from egd_optax.leaves.checks import (
     check_dimension_numbers,
     checked_mask,
     checked_params,
+    where_given,
 )
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.leaves.mapping import map_matrices
@@ -73,4 +74,18 @@ def add_to_gradient(
         return jax.tree.map(add, updates, direction(params)), state
 
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return tx if mask is None else optax.masked(tx, checked_mask(mask))
+    if mask is None:
+        return tx
+    masked = optax.masked(tx, checked_mask(mask))
+
+    def update_masked_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if params is not None:
+            params = where_given(updates, params)
+        return masked.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(masked.init, update_masked_fn)
