@@ -32,12 +32,16 @@ def checked_params(
     return params
 
 
-def where_given(updates: optax.Updates, params: optax.Params) -> optax.Params:
+def where_given(
+    updates: optax.Updates, params: optax.Params | None
+) -> optax.Params | None:
     """The parameters, None where the gradients are.
 
     A model that is a tree itself (Equinox) has integers and functions for leaves, and
-    no gradient there. optax.masked does not know that, so this comes before it.
+    no gradient there. Neither optax.masked nor lax.cond can have them.
     """
+    if params is None:
+        return None
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
     beside = leaves_below(
         updates, params, "the gradients do not fit params", is_leaf=_is_none

@@ -84,8 +84,7 @@ def add_to_gradient(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
-        if params is not None:
-            params = where_given(updates, params)
+        params = where_given(updates, params)
         return masked.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(masked.init, update_masked_fn)

@@ -14,6 +14,7 @@ from egd_optax.arguments import (
     check_transformation,
     shown,
 )
+from egd_optax.leaves.checks import where_given
 
 
 class SwitchOnMetricState(NamedTuple):
@@ -106,6 +107,7 @@ def switch_on_metric(
         check_scalar(f"switch_on_metric's {metric}", value, "a real scalar", flags=True)
         switched = state.switched | (jnp.asarray(value) >= threshold)
         types: list[Any] = []
+        params = where_given(updates, params)
 
         def run_before() -> tuple[optax.Updates, SwitchOnMetricState]:
             new, inner = first.update(updates, state.before, params, **extra_args)
