@@ -52,7 +52,7 @@ def _tangent(x: jax.Array, factor: jax.Array, dx: jax.Array) -> jax.Array:
 
     def share(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
         bounded = jnp.maximum(denominator, least[..., None])
-        return numerator / jnp.where(bounded > 0, bounded, 1)
+        return (numerator / jnp.where(bounded > 0, bounded, 1)).astype(x.dtype)
 
     row, column = s[..., :, None], s[..., None, :]
     f_row, f_column = f[..., :, None], f[..., None, :]
@@ -101,13 +101,14 @@ def _svd_derivative(primals: Any, tangents: Any) -> Any:
     u, s, vh = svd(x)
     v = adjoint(vh)
     e = product(product(adjoint(u), dx), v)
-    row, column = s[..., :, None], s[..., None, :]
+    wide = s.astype(x.dtype)
+    row, column = wide[..., :, None], wide[..., None, :]
     eye = jnp.eye(s.shape[-1], dtype=bool)
     inverse_gap = jnp.where(eye, 0, 1 / jnp.where(eye, 1, column**2 - row**2))
     du = product(u, inverse_gap * (e * column + row * adjoint(e)))
     dv = product(v, inverse_gap * (row * e + adjoint(e) * column))
     # What dX turns out of the spans; a phase of u and v together is free.
-    inverse = 1 / s[..., None, :]
+    inverse = 1 / column
     phase = (jnp.where(eye, e - adjoint(e), 0) / 2).sum(axis=-2, keepdims=True)
     outside_u = product(dx, v) - product(u, e)
     outside_v = product(adjoint(dx), u) - product(v, adjoint(e))

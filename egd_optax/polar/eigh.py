@@ -116,7 +116,9 @@ def in_float64(x: jax.Array, rcond: jax.Array) -> jax.Array:
         vectors, values = lax.linalg.eigh(gram_matrix(x), symmetrize_input=False)
         keep = values > (rcond[..., None] ** 2) * values[..., -1:]
         root = jnp.where(keep, lax.rsqrt(jnp.where(keep, values, 1)), 0)
-        inverse_root = product(vectors * root[..., None, :], adjoint(vectors))
+        inverse_root = product(
+            vectors * root[..., None, :].astype(x.dtype), adjoint(vectors)
+        )
         return product(inverse_root, x).astype(dtype)
 
 
@@ -236,7 +238,8 @@ def _tilt(gram: jax.Array, energy: jax.Array, small: jax.Array) -> jax.Array:
     """
     own, other = energy[..., :, None], energy[..., None, :]
     between = small[..., :, None] & ~small[..., None, :] & (own <= 0.9 * other)
-    angle = jnp.where(between, gram / jnp.where(between, other - own, 1), 0)
+    gap = jnp.where(between, other - own, 1).astype(gram.dtype)
+    angle = jnp.where(between, gram / gap, 0)
     return angle - adjoint(angle)
 
 
@@ -272,9 +275,9 @@ def _damped_inverse_root(
         between_kept,
         jnp.where(kept | other_kept, to_dropped, 0),
     )
-    diagonal = jnp.where(keep, 1 / root, 0)
+    diagonal = jnp.where(keep, 1 / root, 0)[..., None, :].astype(gram.dtype)
     eye = jnp.eye(gram.shape[-1], dtype=bool)
-    return jnp.where(eye, diagonal[..., None, :], quotient * gram)
+    return jnp.where(eye, diagonal, quotient.astype(gram.dtype) * gram)
 
 
 def _cut(dtype: jax.typing.DTypeLike) -> float:

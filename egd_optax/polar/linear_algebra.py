@@ -34,7 +34,7 @@ def as_wide(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
 def unit_scale(x: jax.Array) -> jax.Array:
     """Each matrix over a power of two, entries below four, in at least float32."""
     x = x.astype(at_least_float32(x.dtype))
-    return x / power_of_two(largest_magnitude(x, axis=(-2, -1)))
+    return x / power_of_two(largest_magnitude(x, axis=(-2, -1))).astype(x.dtype)
 
 
 def power_of_two(number: jax.Array) -> jax.Array:
@@ -87,6 +87,12 @@ def gram_matrix(x: jax.Array) -> jax.Array:
     return product(x, adjoint(x))
 
 
+def identity_like(gram: jax.Array) -> jax.Array:
+    """The identity to each of a stack of matrices, in as many axes as the stack has."""
+    eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    return jnp.expand_dims(eye, range(gram.ndim - 2))
+
+
 def real_diagonal(gram: jax.Array) -> jax.Array:
     """Squared norms of the rows of which ``gram`` is the Gram matrix."""
     return jnp.diagonal(gram, axis1=-2, axis2=-1).real
@@ -99,7 +105,7 @@ def unit_columns(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """
     largest = largest_magnitude(x, axis=-2)
     scale = power_of_two(largest)
-    scaled = x / scale
+    scaled = x / scale.astype(x.dtype)
     # The slope of a root at zero is infinite.
     empty = largest == 0
     norm = jnp.linalg.norm(jnp.where(empty, 1, scaled), axis=-2, keepdims=True)

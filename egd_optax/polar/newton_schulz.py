@@ -15,6 +15,7 @@ from egd_optax.polar.linear_algebra import (
     as_wide,
     at_least_float32,
     gram_matrix,
+    identity_like,
     product,
     unit_scale,
 )
@@ -166,13 +167,10 @@ def _inverse_norm(gram: jax.Array, square: jax.Array) -> jax.Array:
     From its Gram matrix R and R², whose norms are the second and fourth power of it;
     the Frobenius norm of R² is at most √m times too large.
     """
-    axes = (-2, -1)
     largest_sum = jnp.max(jnp.sum(jnp.abs(gram), -1, keepdims=True), -2, keepdims=True)
-    # The slope of a root at zero is infinite.
-    empty = largest_sum == 0
-    largest_sum = jnp.where(empty, 1, largest_sum)
-    square = jnp.where(empty, 1, square)
-    frobenius = jnp.linalg.norm(square, axis=axes, keepdims=True)
+    empty = largest_sum == 0  # where the slope of a root is infinite
+    largest_sum, square = (jnp.where(empty, 1, x) for x in (largest_sum, square))
+    frobenius = jnp.linalg.norm(square, axis=(-2, -1), keepdims=True)
     bound = jnp.minimum(jnp.sqrt(largest_sum), jnp.sqrt(jnp.sqrt(frobenius)))
     return jnp.where(empty, 0, 1 / bound)
 
@@ -195,7 +193,7 @@ def _polynomial(
     gram: jax.Array, coefficients: Coefficients, square: jax.Array | None = None
 ) -> jax.Array:
     a, b, c = coefficients
-    eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    eye = identity_like(gram)
     if coefficients is LAST:
         # In powers of what is missing: a + b + c would cancel, with rounding errors ten
         # times those of the Gram matrix.
@@ -228,7 +226,7 @@ def by_products(x: jax.Array) -> jax.Array:
     columns = [jnp.asarray(c, x.dtype) for c in zip(*lifting, strict=True)]
     x, _ = lax.scan(
         lambda x, coefficients: (step(x, coefficients)[0], None),
-        x / jnp.where(norm == 0, 1, norm),
+        x / jnp.where(norm == 0, 1, norm).astype(x.dtype),
         columns,
     )
     x, gram = step(x, LAST)

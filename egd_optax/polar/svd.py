@@ -47,9 +47,9 @@ def polar_by_svd(
 
 def _without_small_directions(x: jax.Array, rcond: jax.Array) -> jax.Array:
     u, s, vh = jnp.linalg.svd(x, full_matrices=False)
-    keep = s > rcond * s[0]
+    keep = (s > rcond * s[0]).astype(s.dtype)
     # NaN is kept: a comparison would turn it into a dropped direction.
-    return product(u * jnp.where(jnp.isnan(s), s, keep), vh)
+    return product(u * jnp.where(jnp.isnan(s), s, keep)[None].astype(u.dtype), vh)
 
 
 _by_svd = with_derivative(

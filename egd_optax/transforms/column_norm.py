@@ -61,7 +61,8 @@ def normalize_by_column_norm(
     def normalize(x: jax.Array) -> jax.Array:
         scaled, norm, scale = unit_columns(x.astype(at_least_float32(x.dtype)))
         least = jnp.maximum(norm, jnp.asarray(brought_along(floor), norm.dtype) / scale)
-        return (scaled / jnp.where(least > 0, least, 1)).astype(x.dtype)
+        least = jnp.where(least > 0, least, 1).astype(scaled.dtype)
+        return (scaled / least).astype(x.dtype)
 
     def update_fn(
         updates: optax.Updates,

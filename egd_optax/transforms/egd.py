@@ -153,9 +153,7 @@ def egd(
         optax.trace(momentum, nesterov=True, accumulator_dtype=mu_dtype),
         scale_by_egd(polar_fn, weight_dimension_numbers=of_matrices),
     )
-    # A root of exactly zero has no derivative. Far below Adam's eps.
-    others = optax.scale_by_adam(eps_root=1e-37, mu_dtype=mu_dtype)
-    directions = optax.partition({"matrix": whitened, "other": others}, labels)
+    directions = optax.partition({"matrix": whitened, "other": _adam(mu_dtype)}, labels)
     steps = {
         "matrix": step(learning_rate, weight_decay),
         "other": step(adam_learning_rate, adam_weight_decay),
@@ -186,3 +184,19 @@ def egd(
         return tx.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _adam(mu_dtype: jax.typing.DTypeLike | None) -> optax.GradientTransformation:
+    # A root of exactly zero has no derivative; 1e-37 is nothing beside Adam's eps.
+    adam = optax.scale_by_adam(eps_root=1e-37, mu_dtype=mu_dtype)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        # optax (0.2.8) raises a float to the power of its integer count.
+        with jax.numpy_dtype_promotion("standard"):
+            return adam.update(updates, state, params)
+
+    return optax.GradientTransformation(adam.init, update_fn)

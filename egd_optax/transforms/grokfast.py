@@ -232,7 +232,7 @@ def _amplify(
     updates: optax.Updates, slow: optax.Updates, weight: jax.typing.ArrayLike
 ) -> optax.Updates:
     return jax.tree.map(
-        lambda g, s: (g.astype(s.dtype) + jnp.asarray(weight, s.real.dtype) * s).astype(
+        lambda g, s: (g.astype(s.dtype) + jnp.asarray(weight, s.dtype) * s).astype(
             g.dtype
         ),
         updates,

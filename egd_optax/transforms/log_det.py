@@ -18,6 +18,7 @@ from egd_optax.polar.linear_algebra import (
     as_wide,
     at_least_float32,
     gram_matrix,
+    identity_like,
     largest_magnitude,
     power_of_two,
     product,
@@ -100,11 +101,12 @@ def _ridged(w: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arr
     # Over √ε, ε neither overflows nor vanishes.
     largest = largest_magnitude(w, axis=(-2, -1))
     scale = power_of_two(jnp.maximum(largest, jnp.sqrt(eps)))
-    w = w / scale
+    factor = scale.astype(w.dtype)
+    w = w / factor
     gram = gram_matrix(w)
     trace = jnp.trace(gram, axis1=-2, axis2=-1).real[..., None, None]
     ridge = jnp.maximum(eps / scale / scale, 16 * jnp.finfo(w.dtype).eps * trace)
-    return gram + ridge * jnp.eye(gram.shape[-1], dtype=gram.dtype), w, scale
+    return gram + ridge.astype(w.dtype) * identity_like(gram), w, factor
 
 
 def _solved(a: jax.Array, b: jax.Array) -> jax.Array:

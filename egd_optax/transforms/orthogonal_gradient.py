@@ -52,12 +52,13 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
     def project(g: jax.Array, w: jax.Array) -> jax.Array:
         dtype = at_least_float32(jnp.promote_types(g.dtype, w.dtype))
         wide, direction = g.astype(dtype), w.astype(dtype)
-        scale = power_of_two(largest_magnitude(wide))
+        scale = power_of_two(largest_magnitude(wide)).astype(dtype)
         wide = wide / scale
-        direction = direction / power_of_two(largest_magnitude(direction))
+        size = power_of_two(largest_magnitude(direction)).astype(dtype)
+        direction = direction / size
         length = jnp.sum(direction.conj() * direction).real
         along = jnp.sum(direction.conj() * wide).real
-        along = along / jnp.where(length == 0, 1, length)
+        along = (along / jnp.where(length == 0, 1, length)).astype(dtype)
         return (scale * (wide - along * direction)).astype(g.dtype)
 
     def update_fn(

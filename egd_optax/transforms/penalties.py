@@ -69,7 +69,8 @@ def add_to_gradient(
         def add(g: jax.Array, d: jax.Array) -> jax.Array:
             dtype = at_least_float32(g.dtype)
             # Twice the weights may be more than the dtype holds.
-            return (g.astype(dtype) + factor * value * d.astype(dtype)).astype(g.dtype)
+            added = jnp.asarray(factor * value, dtype) * d.astype(dtype)
+            return (g.astype(dtype) + added).astype(g.dtype)
 
         return jax.tree.map(add, updates, direction(params)), state
 

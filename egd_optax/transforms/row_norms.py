@@ -71,7 +71,7 @@ def clip_weight_row_norms(
         _, norm, scale = unit_columns(halves)
         bound = jnp.asarray(brought_along(max_norm), norm.dtype) / 2 / scale
         factor = jnp.where(norm <= bound, 1, bound / norm)
-        return jnp.broadcast_to(factor, halves.shape)
+        return jnp.broadcast_to(factor, halves.shape).astype(halves.dtype)
 
     def add_halves(w: jax.Array, u: jax.Array) -> jax.Array:
         # The sum itself may be more than the dtype holds.
