@@ -210,11 +210,7 @@ _PLAIN_STEPS = 12
 
 
 def by_products(x: jax.Array) -> jax.Array:
-    """The Newton–Schulz iteration in its plainest form.
-
-    It is compiled into every program and hardly ever runs: what counts is how few
-    different operations it has. :func:`egd_optax.polar_by_newton_schulz` is faster.
-    """
+    """The iteration in its plainest form: few operations to compile, slow to run."""
     lifting, _ = quintics(_PLAIN_STEPS - 1, float(jnp.finfo(x.dtype).eps))
 
     def step(x: jax.Array, coefficients: Any) -> tuple[jax.Array, jax.Array]:
@@ -258,8 +254,6 @@ def quintics(
 
     Returns:
       The coefficients (a, b, c), the first polynomial first, and l.
-
-    Source: Amsel, Persson, Musco and Gower, *The Polar Express*, arXiv 2505.16932.
     """
     error = math.cbrt(eps / _LAST_ERROR)
     low, high = 1 - error, 1 + error
