@@ -16,6 +16,17 @@ def test_the_code_of_the_readme_runs():
         assert isinstance(names["optimizer"], optax.GradientTransformationExtraArgs)
 
 
+def test_the_table_of_the_readme_is_what_is_printed(capsys):
+    (printed,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    (block,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "print(" in block
+    ]
+    exec(block, {})
+    assert capsys.readouterr().out == printed
+
+
 def test_what_the_readme_links_to_exists():
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links
