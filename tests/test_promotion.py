@@ -58,7 +58,7 @@ def test_nothing_is_promoted(name):
     def total(x):
         leaves = jax.tree.leaves(use(name, x))
         real = [jnp.asarray(leaf).real.astype(jnp.float32) for leaf in leaves]
-        return sum(map(jnp.sum, real))
+        return sum(map(jnp.sum, real), start=0 * jnp.sum(x).real.astype(jnp.float32))
 
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         for dtype in DTYPES:

@@ -78,10 +78,9 @@ def clip_weight_row_norms(
         wide = w.astype(at_least_float32(w.dtype))
         return wide / 2 + u.astype(wide.dtype) / 2
 
-    def clip(u: jax.Array, w: jax.Array, moved: jax.Array, c: jax.Array) -> jax.Array:
+    def clip(u: jax.Array, w: jax.Array, c: jax.Array) -> jax.Array:
         # (w + u) c - w would round away what a small update changes.
-        wide, c = moved.dtype, c.real
-        return (c * u.astype(wide) - (1 - c) * w.astype(wide)).astype(u.dtype)
+        return (c * u.astype(c.dtype) - (1 - c) * w.astype(c.dtype)).astype(u.dtype)
 
     def update_fn(
         updates: optax.Updates,
@@ -95,6 +94,6 @@ def clip_weight_row_norms(
         c = map_matrices(
             factors, moved, weight_dimension_numbers, otherwise=jnp.ones_like
         )
-        return jax.tree.map(clip, updates, params, moved, c), state
+        return jax.tree.map(clip, updates, params, c), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
