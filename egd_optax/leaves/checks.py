@@ -102,28 +102,28 @@ def rank_of(path: Any, leaf: Any) -> int:
     return jnp.ndim(leaf)
 
 
-def checked_mask(mask: Mask) -> Callable[[Any], Any]:
+def checked_mask(name: str, mask: Mask) -> Callable[[Any], Any]:
     """A mask as a function, made to refuse what is no mask of the tree it meets."""
     called = is_function(mask)
     if not called:
-        _check_booleans(mask)
+        _check_booleans(name, mask)
 
     def mask_of(tree: Any) -> Any:
         given = mask(tree) if called else mask
-        _check_booleans(given)
-        leaves_below(given, tree, "mask is no prefix of the tree that it is for")
+        _check_booleans(name, given)
+        leaves_below(given, tree, f"{name} is no prefix of the tree that it is for")
         return given
 
     return mask_of
 
 
-def _check_booleans(mask: Any) -> None:
+def _check_booleans(name: str, mask: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
         # JAX arrays too, but optax asks for the value, and a traced one has none.
         traced = isinstance(leaf, jax.core.Tracer)
         if traced or np.shape(leaf) != () or np.asarray(leaf).dtype != np.bool_:
             raise ArgumentError(
-                "mask must be a tree of True and False, or a function of the "
+                f"{name} must be a tree of True and False, or a function of the "
                 f"parameters that returns one, got {shown(leaf)}{_at(path)}"
             )
 

@@ -9,12 +9,13 @@ import optax
 
 from egd_optax.arguments import (
     ArgumentError,
+    check_flag,
     check_number,
     check_real_dtype,
     checked_schedule,
     shown,
 )
-from egd_optax.leaves.checks import checked_params
+from egd_optax.leaves.checks import Mask, checked_mask, checked_params
 from egd_optax.leaves.layouts import (
     WeightDimensionNumbers,
     matrix_layouts,
@@ -22,6 +23,7 @@ from egd_optax.leaves.layouts import (
 )
 from egd_optax.transforms.egalitarian import scale_by_egd
 from egd_optax.transforms.precision import in_at_least_float32
+from egd_optax.transforms.shape_scaling import scale_by_shape
 from egd_optax.transforms.vanished_gradients import apply_unless_vanished, check_share
 
 
@@ -30,6 +32,9 @@ def egd(
     *,
     momentum: jax.typing.ArrayLike = 0.5,
     weight_decay: optax.ScalarOrSchedule = 0.07,
+    weight_decay_mask: Mask | None = None,
+    consistent_rms: jax.typing.ArrayLike | None = None,
+    width_scaling: bool = False,
     adam_learning_rate: optax.ScalarOrSchedule = 1e-3,
     adam_weight_decay: optax.ScalarOrSchedule = 0.0,
     vanishing_threshold: jax.typing.ArrayLike | None = None,
@@ -76,10 +81,20 @@ def egd(
     ``development-*.csv`` in the repository).
 
     Args:
-      learning_rate: η, a number or a schedule.
+      learning_rate: η, a number or a schedule: how far each direction moves in a step,
+        unless one of the two scalings below is asked for.
       momentum: μ in [0, 1).
       weight_decay: λ, a number or a schedule. Without decay a memorizing solution has
         no reason to leave, and grokking stalls.
+      weight_decay_mask: tree of booleans (or a prefix, or a function of the parameters
+        that gives one): where either decay applies, as in optax.
+      consistent_rms: multiplies the direction by √max(fan_in, fan_out) times this
+        number, as in ``optax.contrib.muon``: its entries then have this root mean
+        square, whatever the shape. With 0.2, that of Adam's updates, learning rates
+        and decays of AdamW serve (Liu et al., arXiv 2502.16982).
+      width_scaling: multiplies the direction by √max(1, fan_out / fan_in), the default
+        of ``optax.contrib.muon``: a learning rate found for one width then serves a
+        wider net, and Muon's serve here.
       adam_learning_rate: learning rate of Adam for leaves that are not matrices.
       adam_weight_decay: decoupled decay of those leaves, scaled with Adam's learning
         rate. Biases that are free help some targets and harm others (a two-layer ReLU
@@ -99,10 +114,12 @@ def egd(
     Raises:
       ArgumentError: a learning rate is neither a finite number nor a schedule, a decay
         neither that, of at least 0, nor a schedule; ``momentum`` or
-        ``vanishing_threshold`` is no number in [0, 1); ``mu_dtype`` is no real floating
-        dtype, or one is given for a complex leaf; ``polar_fn`` and dimension numbers
-        as in :func:`scale_by_egd`; at ``update``, ``params`` is missing or does not fit
-        the gradients; a leaf is not floating.
+        ``vanishing_threshold`` is no number in [0, 1); ``weight_decay_mask`` is no
+        mask; ``consistent_rms`` is no number above 0, or given beside
+        ``width_scaling``, which is no bool; ``mu_dtype`` is no real floating dtype, or
+        given for a complex leaf; ``polar_fn`` and dimension numbers as in
+        :func:`scale_by_egd`; at ``update``, ``params`` is missing or does not fit the
+        gradients or the mask; a leaf is not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -129,6 +146,16 @@ def egd(
         "adam_weight_decay", adam_weight_decay, at_least=0
     )
     check_number("momentum", momentum, at_least=0, below=1)
+    check_flag("width_scaling", width_scaling)
+    if consistent_rms is not None:
+        check_number("consistent_rms", consistent_rms, above=0)
+        if width_scaling:
+            raise ArgumentError(
+                "width_scaling must be False beside consistent_rms, got True"
+            )
+    mask = None
+    if weight_decay_mask is not None:
+        mask = checked_mask("weight_decay_mask", weight_decay_mask)
     check_share("vanishing_threshold", vanishing_threshold)
     if mu_dtype is not None:
         check_real_dtype("mu_dtype", mu_dtype)
@@ -145,7 +172,7 @@ def egd(
         learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule
     ) -> optax.GradientTransformation:
         return optax.chain(
-            optax.add_decayed_weights(weight_decay),
+            optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
 
@@ -153,6 +180,8 @@ def egd(
         optax.trace(momentum, nesterov=True, accumulator_dtype=mu_dtype),
         scale_by_egd(polar_fn, weight_dimension_numbers=of_matrices),
     )
+    if width_scaling or consistent_rms is not None:
+        whitened = optax.chain(whitened, scale_by_shape(consistent_rms, of_matrices))
     directions = optax.partition({"matrix": whitened, "other": _adam(mu_dtype)}, labels)
     steps = {
         "matrix": step(learning_rate, weight_decay),

@@ -77,7 +77,7 @@ def add_to_gradient(
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     if mask is None:
         return tx
-    masked = optax.masked(tx, checked_mask(mask))
+    masked = optax.masked(tx, checked_mask("mask", mask))
 
     def update_masked_fn(
         updates: optax.Updates,

@@ -1,0 +1,50 @@
+"""Steps in proportion to the shape of a matrix, so that learning rates carry over."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.leaves.layouts import (
+    MatrixLayout,
+    WeightDimensionNumbers,
+    matrix_layouts,
+)
+
+
+def scale_by_shape(
+    consistent_rms: jax.typing.ArrayLike | None,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+) -> optax.GradientTransformation:
+    """√max(fan_in, fan_out) · consistent_rms; None: √max(1, fan_out / fan_in).
+
+    The factors of ``optax.contrib.muon``. Each matrix of a fused kernel has a shape of
+    its own; leaves that are no matrices pass.
+    """
+
+    def factor(layout: MatrixLayout | None) -> jax.typing.ArrayLike:
+        if layout is None:
+            return 1.0
+        _, fan_in, fan_out = layout.shape
+        if consistent_rms is None:
+            return math.sqrt(max(1, fan_out / fan_in))
+        return math.sqrt(max(fan_in, fan_out)) * consistent_rms
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params, extra_args
+        leaves, treedef = jax.tree.flatten(updates)
+        layouts = matrix_layouts(updates, weight_dimension_numbers)
+        scaled = [
+            leaf * jnp.asarray(factor(layout), leaf.dtype)
+            for leaf, layout in zip(leaves, layouts, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, scaled), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
