@@ -308,20 +308,6 @@ def test_leaves_of_one_shape_in_bfloat16_under_jit(name):
     chex.assert_tree_all_finite(updates)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-# optax.adam, which egd gives the vectors to, promotes its count.
-@pytest.mark.parametrize("name", sorted(set(FACTORIES) - {"egd"}))
-def test_promotes_nothing_by_itself(name, dtype):
-    params, _, loss = mixed_target(dtype)
-    tx = make(name)
-    state = tx.init(params)
-    grads = jax.grad(loss)(params)
-    expected, _ = tx.update(grads, state, params, **EXTRA)
-    with jax.numpy_dtype_promotion("strict"):
-        updates, _ = tx.update(grads, state, params, **EXTRA)
-    chex.assert_trees_all_close(updates, expected)
-
-
 @pytest.mark.parametrize("name", FACTORIES)
 def test_steps_under_checkpoint_with_donated_buffers(name):
     params, _, loss = mixed_target(jnp.float32)

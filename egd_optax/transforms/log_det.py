@@ -101,12 +101,12 @@ def _ridged(w: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arr
     # Over √ε, ε neither overflows nor vanishes.
     largest = largest_magnitude(w, axis=(-2, -1))
     scale = power_of_two(jnp.maximum(largest, jnp.sqrt(eps)))
-    factor = scale.astype(w.dtype)
-    w = w / factor
+    eps, scale = eps / scale / scale, scale.astype(w.dtype)
+    w = w / scale
     gram = gram_matrix(w)
     trace = jnp.trace(gram, axis1=-2, axis2=-1).real[..., None, None]
-    ridge = jnp.maximum(eps / scale / scale, 16 * jnp.finfo(w.dtype).eps * trace)
-    return gram + ridge.astype(w.dtype) * identity_like(gram), w, factor
+    ridge = jnp.maximum(eps, 16 * jnp.finfo(w.dtype).eps * trace).astype(w.dtype)
+    return gram + ridge * identity_like(gram), w, scale
 
 
 def _solved(a: jax.Array, b: jax.Array) -> jax.Array:
