@@ -186,7 +186,7 @@ def test_hyper_gradients_of_a_training_with_egd(rng):
     def loss_fn(params):
         # A unit that is dead has zero for the gradient of its bias.
         bias = jnp.array([-100.0, 0, 0, 0])
-        hidden = jax.nn.relu(inputs @ params["in"] + params["bias"] + bias)
+        hidden = jax.nn.relu(inputs @ params["in"] + (params["bias"] + bias)[None])
         return jnp.mean((hidden @ params["out"] - targets) ** 2)
 
     def trained(hyper):
