@@ -4,34 +4,37 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from egd_optax.arguments import check_number, check_transformation
 from egd_optax.leaves.checks import check_floating, leaves_below
 from egd_optax.polar.linear_algebra import at_least_float32, largest_magnitude
 
-# In steps. A training leaf forgets a scale that is so old:
+# In steps: a training leaf forgets a scale that is so old.
 _MEMORY = 8
-# A leaf lies still for two rests when its gradient has vanished, for one after a trial.
-_REST = 64
-# A trial begins with this many halvings of a step: from below the rounding of any
-# weight up, in either precision.
+# A leaf whose gradient has vanished lies still for two first rests, then a trial; after
+# a trial that failed, for a pause.
+_FIRST_REST = 64
+_PAUSE = 960
+# A trial begins with this many halvings of a step: below the rounding of any weight, in
+# either precision.
 _TRIAL = 64
+# The clock during the first rests, below that of any pause.
+_FALL = -2048
 
 
 class ApplyUnlessVanishedState(NamedTuple):
-    """State of :func:`apply_unless_vanished`."""
+    """State of :func:`apply_unless_vanished`; trees have a scalar for each leaf."""
 
-    # L: the largest absolute entry that each leaf's gradient has had of late, a scalar
-    # a leaf, in at least float32.
+    # L: the largest absolute entry that the gradient has had of late, in at least
+    # float32.
     largest: optax.Updates
     inner: optax.OptState
-    # R: the largest entry of a leaf's gradient in the first half of its rest.
-    remainder: jax.Array  # shape=(leaves,), floating
-    # From 0 up, a leaf trains: steps since L was set. Below, it rests: steps until it
-    # trains again.
-    clock: jax.Array  # shape=(leaves,), dtype=int32
+    # R: the size of the gradient that is left, for comparison in a trial.
+    remainder: optax.Updates
+    # int32. From 0 up, the leaf trains: steps since L was set. Below, it rests; in a
+    # trial, steps until it trains again.
+    clock: optax.Updates
     # How many leaves rested in the last step.
     resting: jax.Array  # shape=(), dtype=int32
 
@@ -55,14 +58,15 @@ def apply_unless_vanished(
         \end{cases}
 
     The trial tells rounding errors from a small gradient. Where a minimum is nearer
-    than a step is long, steps that double make the gradient grow: at four times R, the
-    largest s of the first 64 steps of rest, the trial ends, and the next is 64 steps
-    later. An honest gradient is still there at the end, and the leaf trains again with
-    L = R. So a leaf at a minimum stays there but for displacements of the size of the
-    rounding errors, and none is stopped for good. It trains again at once when s
-    exceeds 16 threshold · L (√threshold · L if that is less).
+    than a step is long, steps that double make the gradient grow: at 4 R, with R the
+    largest s of the first 64 steps of rest, the trial ends. The next is 960 steps
+    later, with twice that R while it is below threshold · L / 8. A gradient that is no
+    rounding error is still there at the end, and the leaf trains again with L = R. So a
+    leaf at a minimum stays there but for displacements that its gradient does not tell
+    from none, and no leaf is stopped for good. It trains again at once when s exceeds
+    16 threshold · L (√threshold · L if that is less).
 
-    L is the largest s since it was set, and set anew to s after 8 steps, so that a
+    L is the largest s since it was set, and set anew to s every 8 steps, so that a
     gradient may fall by any factor if only the fall takes its time. L at most doubles
     from one step to the next, so that no single outlier sets it. The state of ``inner``
     goes on in any case. A gradient of exactly zero rests, and changes none of this.
@@ -106,13 +110,15 @@ def apply_unless_vanished(
 
     def init_fn(params: optax.Params) -> ApplyUnlessVanishedState:
         check_floating("parameter", params)
-        largest = jax.tree.map(lambda p: jnp.zeros([], _real_dtype(p)), params)
-        scales = jax.tree.leaves(largest)
-        remainder = _as_vector(scales, scales)
-        clock = jnp.zeros(remainder.shape, jnp.int32)
+
+        def zeros(dtype: jax.typing.DTypeLike | None = None) -> optax.Updates:
+            return jax.tree.map(
+                lambda p: jnp.zeros([], dtype or at_least_float32(p.real.dtype)), params
+            )
+
         resting = jnp.zeros([], jnp.int32)
         return ApplyUnlessVanishedState(
-            largest, inner.init(params), remainder, clock, resting
+            zeros(), inner.init(params), zeros(), zeros(jnp.int32), resting
         )
 
     def update_fn(
@@ -124,34 +130,32 @@ def apply_unless_vanished(
         check_floating("gradient", updates)
         problem = "the gradients do not fit the parameters given to init"
         leaves_below(updates, state.largest, problem)
-        scales, treedef = jax.tree.flatten(state.largest)
-        share = threshold
-        if threshold is None:
-            share = np.array([8 * jnp.finfo(scale.dtype).eps for scale in scales])
-        watched, factors = _watch(
-            _as_vector(
-                [largest_magnitude(g) for g in jax.tree.leaves(updates)], scales
-            ),
-            jnp.asarray(share, state.remainder.dtype),
-            _Watched(_as_vector(scales, scales), state.remainder, state.clock),
+
+        def watch(g: jax.Array, *known: jax.Array) -> tuple[jax.Array, ...]:
+            dtype = known[0].dtype
+            size = largest_magnitude(g).reshape(()).astype(dtype)
+            share = 8 * jnp.finfo(dtype).eps if threshold is None else threshold
+            return _watch(size, jnp.asarray(share, dtype), *known)
+
+        known = (state.largest, state.remainder, state.clock)
+        watched = jax.tree.map(watch, updates, *known)
+        outer, inner_tree = (
+            jax.tree.structure(tree) for tree in (updates, (0, 0, 0, 0))
         )
+        *known, factors = jax.tree.transpose(outer, inner_tree, watched)
         new, inner_state = inner.update(updates, state.inner, params, **extra_args)
 
-        def applied(u: jax.Array, factor: jax.Array) -> jax.Array:
+        def apply(u: jax.Array, factor: jax.Array) -> jax.Array:
             # Not the product alone: the update may be NaN where the gradient is not.
             return jnp.where(factor == 0, jnp.zeros_like(u), u * factor.astype(u.dtype))
 
-        new = jax.tree.map(applied, new, jax.tree.unflatten(treedef, list(factors)))
-        scales = [
-            scale.astype(old.dtype)
-            for scale, old in zip(watched.largest, scales, strict=True)
-        ]
+        new = jax.tree.map(apply, new, factors)
+        largest, remainder, clock = known
+        # Stacked: a chain of a thousand sums takes XLA long to compile.
+        flags = [jnp.asarray(False), *(a < 1 for a in jax.tree.leaves(factors))]
+        resting = jnp.sum(jnp.stack(flags), dtype=jnp.int32)
         return new, ApplyUnlessVanishedState(
-            jax.tree.unflatten(treedef, scales),
-            inner_state,
-            watched.remainder,
-            watched.clock,
-            jnp.sum(factors < 1, dtype=jnp.int32),
+            largest, inner_state, remainder, clock, resting
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -163,67 +167,54 @@ def check_share(name: str, threshold: jax.typing.ArrayLike | None) -> None:
         check_number(name, threshold, at_least=0, below=1)
 
 
-class _Watched(NamedTuple):
-    """What is known of the leaves, one entry each."""
-
-    largest: jax.Array
-    remainder: jax.Array
-    clock: jax.Array
-
-
-# One program for the scalars of all leaves: one for each would take longer to compile
-# than the rest of a step.
+# Outside of a program one call a leaf, not fifty.
 @jax.jit
 def _watch(
-    size: jax.Array, share: jax.Array, watched: _Watched
-) -> tuple[_Watched, jax.Array]:
-    """What is known after gradients of these sizes, and the factors of the updates."""
-    largest, remainder, clock = watched
+    size: jax.Array,
+    share: jax.Array,
+    largest: jax.Array,
+    remainder: jax.Array,
+    clock: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """L, R, the clock and the factor of the update, after a gradient of that size."""
+    where = jnp.where
     raised = _raised(largest, size)
+    vanished = share * raised
+    rested = clock < 0
+    # Far above what a trial leaves behind, times what one batch differs from another.
+    bound = where(rested, jnp.minimum(16 * share, jnp.sqrt(share)), share)
+    # NaN is not within the bound.
+    rests = size <= bound * raised
+    tick = clock + 1
 
-    def choose(condition: jax.Array, one: _Watched, other: _Watched) -> _Watched:
-        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+    failed = (clock >= -_TRIAL) & (size > 4 * remainder)
+    later = where(tick == _FALL + 2 * _FIRST_REST, -_TRIAL, tick)
+    later = where(failed, -_TRIAL - _PAUSE, later)
+    left = where(tick < _FALL + _FIRST_REST, jnp.maximum(remainder, size), remainder)
+    left = jnp.minimum(left, vanished)
+    # Not the size that the trial left: each would lead further than the last.
+    more = jnp.maximum(remainder, jnp.minimum(2 * remainder, vanished / 8))
+    left = where(failed, more, left)
+    woke = rested & (later == 0)
 
-    age = jnp.where(raised > largest, 0, clock + 1)
-    forgets = (age >= _MEMORY) & jnp.isfinite(size)
-    training = choose(
-        forgets,
-        _Watched(size, remainder, 0 * age),
-        _Watched(raised, remainder, age),
+    forgets = ~rested & (tick >= _MEMORY) & jnp.isfinite(size)
+    new = (
+        where(rests, where(woke, left, largest), where(forgets, size, raised)),
+        where(rests, where(rested, left, size), remainder),
+        where(
+            rests,
+            where(rested, later, _FALL),
+            where(rested | forgets, 0, tick),
+        ),
     )
-    fallen = _Watched(raised, size, jnp.full_like(clock, -2 * _REST - _TRIAL))
-
-    grows = (clock >= -_TRIAL) & (size > 4 * remainder)
-    later = jnp.where(grows, -_REST - _TRIAL, clock + 1)
-    # Later rests do not count, or each trial would lead further than the last.
-    first = later < -_REST - _TRIAL
-    remainder = jnp.where(first, jnp.maximum(remainder, size), remainder)
-    scale = jnp.where(later == 0, _raised(remainder, size), largest)
-    resting = _Watched(scale, remainder, later)
-    back = _Watched(raised, remainder, jnp.zeros_like(clock))
-    # What a trial moves may lift the gradient above the threshold.
-    bound = jnp.minimum(16 * share, jnp.sqrt(share))
-
-    new = choose(
-        clock < 0,
-        # NaN is not within the bound.
-        choose(size <= bound * raised, resting, back),
-        choose(size <= share * raised, fallen, training),
+    is_zero = size == 0
+    scale, left, now = (
+        where(is_zero, old, changed)
+        for old, changed in zip((largest, remainder, clock), new, strict=True)
     )
-    new = choose(size == 0, watched, new)
-    trial = jnp.ldexp(jnp.ones_like(size), new.clock)
-    factor = jnp.where(new.clock < -_TRIAL, 0, jnp.where(new.clock < 0, trial, 1))
-    return new, jnp.where(size == 0, 0, factor)
-
-
-def _as_vector(numbers: list[jax.Array], like: list[jax.Array]) -> jax.Array:
-    dtype = np.result_type(np.float32, *(scalar.dtype for scalar in like))
-    parts = [jnp.zeros(0, dtype), *(n.reshape(1).astype(dtype) for n in numbers)]
-    return jnp.concatenate(parts)
-
-
-def _real_dtype(x: jax.Array) -> jax.typing.DTypeLike:
-    return at_least_float32(x.real.dtype)
+    still = is_zero | (now < -_TRIAL)
+    trial = jnp.exp2(now.astype(size.dtype))
+    return scale, left, now, where(still, 0, where(now < 0, trial, 1))
 
 
 def _raised(largest: jax.Array, size: jax.Array) -> jax.Array:
