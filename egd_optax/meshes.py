@@ -76,6 +76,18 @@ def brought_along(x: Any) -> Any:
     return jax.reshard(x, P()) if _explicit_axes(mesh) and mesh != here else x
 
 
+def on_mesh_of(x: jax.Array, stack: jax.Array) -> jax.Array:
+    """A stack of arrays like x, laid out as x where it lies on no mesh yet.
+
+    Read from a checkpoint, it does not.
+    """
+    mesh = _explicit_mesh(x)
+    if mesh is None or not jax.typeof(stack).sharding.mesh.empty:
+        return stack
+    spec = jax.typeof(x).sharding.spec
+    return jax.reshard(stack, NamedSharding(mesh, P(None, *spec)))
+
+
 def _explicit_mesh(tree: Any) -> AbstractMesh | Mesh | None:
     """With its devices where an array has them: results may lie on one alone.
 

@@ -138,3 +138,12 @@ def test_seeds_lie_on_an_explicit_axis(name):
     result = jax.eval_shape(jax.vmap(function(name)), seeds)
     for leaf in jax.tree.leaves(result):
         assert leaf.sharding.spec[0] == "d"
+
+
+def test_the_queue_of_a_checkpoint_is_laid_out_as_the_gradients():
+    tx = transformation("grokfast_ma")
+    grads, state = placed(two_devices()), tx.init(host())
+    _, state = jax.eval_shape(tx.update, grads, jax.tree.map(np.asarray, state))
+    for name, leaf in state.queue.items():
+        spec = jax.typeof(grads[name]).sharding.spec
+        assert leaf.sharding.spec == P(None, *spec)

@@ -15,6 +15,7 @@ from egd_optax.arguments import (
     shown,
 )
 from egd_optax.leaves.checks import check_alike, check_floating
+from egd_optax.meshes import on_mesh_of
 from egd_optax.polar.linear_algebra import at_least_float32
 
 
@@ -199,11 +200,10 @@ def grokfast_ma(
             latest,
         )
         mean = jax.tree.map(lambda m, f: jnp.where(slot == size - 1, f, m), mean, fresh)
-        # Not q.at[slot].set(g), whose layout JAX does not know on an explicit mesh. And
-        # a state from a checkpoint may be of NumPy arrays.
         queue = jax.tree.map(
+            # Not q.at[slot].set(g), whose layout JAX does not know on an explicit mesh.
             lambda q, g: jax.lax.dynamic_update_index_in_dim(
-                jnp.asarray(q), g, slot, axis=0
+                on_mesh_of(g, q), g, slot, axis=0
             ),
             state.queue,
             latest,

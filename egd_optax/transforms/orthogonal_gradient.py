@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.leaves.checks import checked_params
+from egd_optax.meshes import brought_along, keep_sharding
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
     largest_magnitude,
@@ -69,6 +70,10 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
         params = checked_params(params, "orthogonal_gradient", updates)
-        return jax.tree.map(project, updates, params), state
+
+        def projected(g: jax.Array, w: jax.Array) -> jax.Array:
+            return keep_sharding(lambda g: project(g, brought_along(w)), g)
+
+        return jax.tree.map(projected, updates, params), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
