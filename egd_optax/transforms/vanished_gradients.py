@@ -8,6 +8,7 @@ import optax
 
 from egd_optax.arguments import check_number, check_transformation
 from egd_optax.leaves.checks import check_floating, leaves_below
+from egd_optax.meshes import brought_along, same_everywhere
 from egd_optax.polar.linear_algebra import at_least_float32, largest_magnitude
 
 # In steps: a training leaf forgets a scale that is so old.
@@ -133,9 +134,14 @@ def apply_unless_vanished(
 
         def watch(g: jax.Array, *known: jax.Array) -> tuple[jax.Array, ...]:
             dtype = known[0].dtype
-            size = largest_magnitude(g).reshape(()).astype(dtype)
             share = 8 * jnp.finfo(dtype).eps if threshold is None else threshold
-            return _watch(size, jnp.asarray(share, dtype), *known)
+            share = jnp.asarray(share, dtype)
+
+            def after(size: jax.Array) -> tuple[jax.Array, ...]:
+                return _watch(size, *map(brought_along, (share, *known)))
+
+            size = largest_magnitude(g).reshape(()).astype(dtype)
+            return same_everywhere(after, size)
 
         known = (state.largest, state.remainder, state.clock)
         watched = jax.tree.map(watch, updates, *known)
