@@ -147,3 +147,11 @@ def test_the_queue_of_a_checkpoint_is_laid_out_as_the_gradients():
     for name, leaf in state.queue.items():
         spec = jax.typeof(grads[name]).sharding.spec
         assert leaf.sharding.spec == P(None, *spec)
+
+
+def test_seeds_on_an_explicit_axis_outside_of_jit():
+    seeds = np.stack([host()["rows"]] * 2)
+    on_mesh = jax.device_put(seeds, NamedSharding(two_devices(), P("d")))
+    fn = function("normalize_by_column_norm", ["rows"])
+    result = jax.vmap(fn)({"rows": on_mesh})["rows"]
+    np.testing.assert_allclose(result[0], fn({"rows": seeds[0]})["rows"], rtol=1e-5)
