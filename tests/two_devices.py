@@ -154,4 +154,6 @@ def test_seeds_on_an_explicit_axis_outside_of_jit():
     on_mesh = jax.device_put(seeds, NamedSharding(two_devices(), P("d")))
     fn = function("normalize_by_column_norm", ["rows"])
     result = jax.vmap(fn)({"rows": on_mesh})["rows"]
-    np.testing.assert_allclose(result[0], fn({"rows": seeds[0]})["rows"], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(result)[0], fn({"rows": seeds[0]})["rows"], rtol=1e-5
+    )

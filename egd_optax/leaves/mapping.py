@@ -75,7 +75,8 @@ def map_matrices_and_count(
         indices, stack_layouts = zip(*members, strict=True)
         of_leaves = functools.partial(_of_leaves, fn, stack_layouts, done)
         results, (count, done) = keep_shardings(of_leaves, [leaves[i] for i in indices])
-        flags_up += count
+        if count is not None:
+            flags_up += count
         for index, result in zip(indices, results, strict=True):
             leaves[index] = result
     return jax.tree.unflatten(treedef, leaves), flags_up
@@ -86,32 +87,30 @@ def _of_leaves(
     layouts: Sequence[MatrixLayout],
     previous: jax.Array | None,
     leaves: list[jax.Array],
-) -> tuple[list[jax.Array], tuple[jax.Array, jax.Array | None]]:
+) -> tuple[list[jax.Array], tuple[jax.Array | None, jax.Array | None]]:
     """Fn of leaves of one matrix shape; how many flags are up, and an entry of it.
 
     The entry stands for the stack: the next is begun when it is there.
     """
     parts = list(map(to_matrices, leaves, layouts))
     one_call = functools.partial(_in_one_call, fn)
-    done = previous
-    if len(parts) > 1 and _is_planned_by_xla(parts[0]):
+    if len(parts) == 1 or not _is_planned_by_xla(parts[0]):
+        results, count = one_call(parts)
+        done = previous
+    else:
         results, count = _one_stack_at_a_time(previous, one_call, parts)
         done = _first_entry(results[0])
-    else:
-        results, count = one_call(parts)
     shapes = [leaf.shape for leaf in leaves]
     return list(map(from_matrices, results, shapes, layouts)), (count, done)
 
 
 def _in_one_call(
     fn: MaybeFlagged, parts: list[jax.Array]
-) -> tuple[list[jax.Array], jax.Array]:
+) -> tuple[list[jax.Array], jax.Array | None]:
     ends = np.cumsum([len(part) for part in parts])[:-1]
     result, flags = fn(jnp.concatenate(parts))
     result = result.astype(parts[0].dtype)
-    count = (
-        jnp.zeros([], jnp.int32) if flags is None else jnp.sum(flags, dtype=jnp.int32)
-    )
+    count = None if flags is None else jnp.sum(flags, dtype=jnp.int32)
     return jnp.split(result, ends), count
 
 
@@ -122,7 +121,7 @@ def _is_planned_by_xla(x: jax.Array) -> bool:
 
 def _one_stack_at_a_time(
     previous: jax.Array | None,
-    fn: Callable[[list[jax.Array]], tuple[list[jax.Array], jax.Array]],
+    fn: Callable[[list[jax.Array]], tuple[list[jax.Array], jax.Array | None]],
     parts: list[jax.Array],
 ) -> tuple[list[jax.Array], jax.Array]:
     """Fn of parts, begun when the previous stack is done, its buffers freed at its end.
@@ -136,8 +135,12 @@ def _one_stack_at_a_time(
     def zeros(parts: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
         return jax.tree.map(jnp.zeros_like, parts), jnp.zeros([], jnp.int32)
 
+    def counted(parts: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+        results, count = fn(parts)
+        return results, jnp.zeros([], jnp.int32) if count is None else count
+
     # Not within a jit of its own, which an eager vmap would compile at every call.
-    return jax.lax.cond(never, zeros, fn, parts)
+    return jax.lax.cond(never, zeros, counted, parts)
 
 
 def _first_entry(stack: jax.Array) -> jax.Array:
