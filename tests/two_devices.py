@@ -34,6 +34,8 @@ def transformation(name, leaves=LAYOUTS, wrap=lambda factory: factory):
     arguments = dict(ARGUMENTS[name])
     if "weight_dimension_numbers" in inspect.signature(factory).parameters:
         arguments["weight_dimension_numbers"] = numbers(leaves)
+    whitening = egd_optax.scale_by_egd(weight_dimension_numbers=numbers(leaves))
+    arguments |= {name: whitening for name in ("inner", "before") if name in arguments}
     return wrap(factory)(**arguments)
 
 
