@@ -62,10 +62,10 @@ def apply_unless_vanished(
     than a step is long, steps that double make the gradient grow: at 4 R, with R the
     largest s of the first 64 steps of rest, the trial ends. The next is 960 steps
     later, with twice that R while it is below threshold · L / 8. A gradient that is no
-    rounding error is still there at the end, and the leaf trains again with L = R. So a
-    leaf at a minimum stays there but for displacements that its gradient does not tell
-    from none, and no leaf is stopped for good. It trains again at once when s exceeds
-    16 threshold · L (√threshold · L if that is less).
+    rounding error is still there at the end, and the leaf trains again with L = R. A
+    leaf at a minimum stays there, but for displacements that its gradient does not tell
+    from none. At once it trains again when s exceeds 16 threshold · L (√threshold · L
+    if that is less).
 
     L is the largest s since it was set, and set anew to s every 8 steps, so that a
     gradient may fall by any factor if only the fall takes its time. L at most doubles
