@@ -51,15 +51,16 @@ def test_params_that_do_not_fit_are_refused(name, params, words):
 
 
 @pytest.mark.parametrize(
-    "tx",
+    ("tx", "others"),
     [
-        egd_optax.apply_unless_vanished(optax.identity()),
-        egd_optax.grokfast_ema(),
-        egd_optax.grokfast_ma(np.int64(2)),
+        # It keeps vectors of numbers, which know of no keys.
+        (egd_optax.apply_unless_vanished(optax.identity()), []),
+        (egd_optax.grokfast_ema(), [OTHER_KEYS]),
+        (egd_optax.grokfast_ma(np.int64(2)), [OTHER_KEYS]),
     ],
 )
-def test_gradients_that_do_not_fit_init_are_refused(tx):
-    for grads in (OTHER_KEYS, INTEGERS, [jnp.ones(2)]):
+def test_gradients_that_do_not_fit_init_are_refused(tx, others):
+    for grads in (*others, INTEGERS, [jnp.ones(2)]):
         with pytest.raises(ArgumentError, match="gradient"):
             update(tx, grads)
     with pytest.raises(ArgumentError, match=r"the parameter at \['kernel'\]"):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
@@ -159,3 +160,41 @@ def test_seeds_on_an_explicit_axis_outside_of_jit():
     np.testing.assert_allclose(
         np.asarray(result)[0], fn({"rows": seeds[0]})["rows"], rtol=1e-5
     )
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        def spread(*axes):
+            return nnx.with_partitioning(nnx.initializers.lecun_normal(), axes)
+
+        self.up = nnx.Linear(4, 6, rngs=rngs, kernel_init=spread(None, "d"))
+        self.down = nnx.Linear(6, 2, rngs=rngs, kernel_init=spread("d", None))
+
+    def __call__(self, x):
+        kernel, bias = self.down.kernel[...], self.down.bias[...]
+        hidden = jax.nn.relu(self.up(x))
+        return jnp.matmul(hidden, kernel, out_sharding=P()) + bias
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_flax_model_whose_metadata_lays_out_its_parameters(kind):
+    def train(devices):
+        mesh = jax.make_mesh(
+            (devices,), ("d",), (kind,), devices=jax.devices()[:devices]
+        )
+        with jax.set_mesh(mesh):
+            model = Net(nnx.Rngs(0))
+            optimizer = nnx.Optimizer(model, egd_optax.egd(0.1), wrt=nnx.Param)
+            losses = [float(step(model, optimizer)) for _ in range(2)]
+            assert devices == 1 or model.up.kernel[...].sharding.spec == P(None, "d")
+        return losses
+
+    def loss(model):
+        return jnp.mean(model(jnp.ones((8, 4))) ** 2)
+
+    @nnx.jit
+    def step(model, optimizer):
+        optimizer.update(model, nnx.grad(loss)(model))
+        return loss(model)
+
+    np.testing.assert_allclose(train(2), train(1), rtol=1e-4)

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from egd_optax.arguments import check_number, check_transformation
-from egd_optax.leaves.checks import check_floating, leaves_below
+from egd_optax.arguments import ArgumentError, check_number, check_transformation
+from egd_optax.leaves.checks import check_floating
 from egd_optax.meshes import brought_along, same_everywhere
 from egd_optax.polar.linear_algebra import at_least_float32, largest_magnitude
 
@@ -25,17 +26,21 @@ _FALL = -2048
 
 
 class ApplyUnlessVanishedState(NamedTuple):
-    """State of :func:`apply_unless_vanished`; trees have a scalar for each leaf."""
+    """State of :func:`apply_unless_vanished`; vectors have an entry for each leaf.
+
+    They are no trees of scalars: Flax would lay those out over the devices as its
+    metadata has it for the parameters.
+    """
 
     # L: the largest absolute entry that the gradient has had of late, in at least
     # float32.
-    largest: optax.Updates
+    largest: jax.Array  # shape=(leaves,), floating
     inner: optax.OptState
     # R: the size of the gradient that is left, for comparison in a trial.
-    remainder: optax.Updates
-    # int32. From 0 up, the leaf trains: steps since L was set. Below, it rests; in a
-    # trial, steps until it trains again.
-    clock: optax.Updates
+    remainder: jax.Array  # shape=(leaves,), floating
+    # From 0 up, the leaf trains: steps since L was set. Below, it rests; in a trial,
+    # steps until it trains again.
+    clock: jax.Array  # shape=(leaves,), dtype=int32
     # How many leaves rested in the last step.
     resting: jax.Array  # shape=(), dtype=int32
 
@@ -87,8 +92,8 @@ def apply_unless_vanished(
 
     Raises:
       ArgumentError: ``inner`` is no gradient transformation, or ``threshold`` no number
-        in [0, 1); at ``update``, the gradients do not fit the parameters that ``init``
-        was given; a leaf is not floating.
+        in [0, 1); at ``update``, the gradients are more or fewer than the parameters
+        that ``init`` was given; a leaf is not floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -112,14 +117,14 @@ def apply_unless_vanished(
     def init_fn(params: optax.Params) -> ApplyUnlessVanishedState:
         check_floating("parameter", params)
 
-        def zeros(dtype: jax.typing.DTypeLike | None = None) -> optax.Updates:
-            return jax.tree.map(
-                lambda p: jnp.zeros([], dtype or at_least_float32(p.real.dtype)), params
-            )
-
-        resting = jnp.zeros([], jnp.int32)
+        leaves = jax.tree.leaves(params)
+        dtype = np.result_type(np.float32, *map(_dtype_of_sizes, leaves))
         return ApplyUnlessVanishedState(
-            zeros(), inner.init(params), zeros(), zeros(jnp.int32), resting
+            largest=jnp.zeros(len(leaves), dtype),
+            inner=inner.init(params),
+            remainder=jnp.zeros(len(leaves), dtype),
+            clock=jnp.zeros(len(leaves), jnp.int32),
+            resting=jnp.zeros([], jnp.int32),
         )
 
     def update_fn(
@@ -129,13 +134,17 @@ def apply_unless_vanished(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ApplyUnlessVanishedState]:
         check_floating("gradient", updates)
-        problem = "the gradients do not fit the parameters given to init"
-        leaves_below(updates, state.largest, problem)
+        leaves, treedef = jax.tree.flatten(updates)
+        if len(leaves) != len(state.largest):
+            raise ArgumentError(
+                "the gradients do not fit the parameters given to init: "
+                f"{len(leaves)} leaves and {len(state.largest)}"
+            )
 
         def watch(g: jax.Array, *known: jax.Array) -> tuple[jax.Array, ...]:
             dtype = known[0].dtype
-            share = 8 * jnp.finfo(dtype).eps if threshold is None else threshold
-            share = jnp.asarray(share, dtype)
+            eps = jnp.finfo(_dtype_of_sizes(g)).eps
+            share = jnp.asarray(8 * eps if threshold is None else threshold, dtype)
 
             def after(size: jax.Array) -> tuple[jax.Array, ...]:
                 return _watch(size, *map(brought_along, (share, *known)))
@@ -143,28 +152,35 @@ def apply_unless_vanished(
             size = largest_magnitude(g).reshape(()).astype(dtype)
             return same_everywhere(after, size)
 
+        known: tuple[jax.Array, ...]
         known = (state.largest, state.remainder, state.clock)
-        watched = jax.tree.map(watch, updates, *known)
-        outer, inner_tree = (
-            jax.tree.structure(tree) for tree in (updates, (0, 0, 0, 0))
-        )
-        *known, factors = jax.tree.transpose(outer, inner_tree, watched)
+        watched = [
+            watch(g, *(vector[index] for vector in known))
+            for index, g in enumerate(leaves)
+        ]
+        factors = [factor for *_, factor in watched]
+        if watched:
+            known = tuple(map(jnp.stack, list(zip(*watched, strict=True))[:3]))
         new, inner_state = inner.update(updates, state.inner, params, **extra_args)
 
         def apply(u: jax.Array, factor: jax.Array) -> jax.Array:
             # Not the product alone: the update may be NaN where the gradient is not.
             return jnp.where(factor == 0, jnp.zeros_like(u), u * factor.astype(u.dtype))
 
-        new = jax.tree.map(apply, new, factors)
-        largest, remainder, clock = known
+        new = jax.tree.map(apply, new, jax.tree.unflatten(treedef, factors))
         # Stacked: a chain of a thousand sums takes XLA long to compile.
-        flags = [jnp.asarray(False), *(a < 1 for a in jax.tree.leaves(factors))]
+        flags = [jnp.asarray(False), *(factor < 1 for factor in factors)]
         resting = jnp.sum(jnp.stack(flags), dtype=jnp.int32)
+        largest, remainder, clock = known
         return new, ApplyUnlessVanishedState(
             largest, inner_state, remainder, clock, resting
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _dtype_of_sizes(x: jax.Array) -> jax.typing.DTypeLike:
+    return at_least_float32(x.real.dtype)
 
 
 def check_share(name: str, threshold: jax.typing.ArrayLike | None) -> None:
