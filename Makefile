@@ -3,13 +3,19 @@ PYTHON ?= python3
 export JAX_COMPILATION_CACHE_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/egd-optax/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test lint types docs notebooks package oldest newest clean
+.PHONY: demo test slow lint types docs notebooks package oldest newest clean
 
 demo: .venv/installed
 	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1200 --patience 10 --out runs/add97
 
+PYTEST := .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+
 test: .venv/installed
-	.venv/bin/python -m pytest --numprocesses auto --dist worksteal --cov
+	$(PYTEST) -m 'not slow'
+	@echo "Every example, benchmark and process of its own: make slow"
+
+slow: .venv/installed
+	$(PYTEST) -m slow
 
 lint: .venv/installed
 	.venv/bin/ruff check .
