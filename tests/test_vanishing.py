@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import apply_unless_vanished, egd, scale_by_egd
+from egd_optax import apply_unless_vanished, egd, inverse_time_decay, scale_by_egd
 
 
 def teacher(rng, widths=(64, 128, 16), examples=512):
@@ -215,3 +215,24 @@ def test_a_gradient_of_zero_changes_nothing():
         assert state.resting == rests
         if rests:
             chex.assert_trees_all_equal(state._replace(resting=0), before)
+
+
+def test_a_leaf_that_trains_has_the_same_bits_as_without(rng):
+    start, target = jnp.asarray(rng.normal(size=(2, 32, 24)), jnp.float32)
+
+    def steps(direction):
+        tx = optax.chain(
+            direction,
+            optax.add_decayed_weights(0.07),
+            optax.scale_by_learning_rate(inverse_time_decay(0.1, 10.0)),
+        )
+
+        def loss(weights):
+            return 0.3 * jnp.sum((weights - target) ** 2)
+
+        return train(tx, start, tx.init(start), loss, 10)[0]
+
+    whitened = optax.chain(optax.trace(0.5, nesterov=True), scale_by_egd())
+    np.testing.assert_array_equal(
+        steps(apply_unless_vanished(whitened)), steps(whitened)
+    )

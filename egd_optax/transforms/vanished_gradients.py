@@ -164,8 +164,10 @@ def apply_unless_vanished(
         new, inner_state = inner.update(updates, state.inner, params, **extra_args)
 
         def apply(u: jax.Array, factor: jax.Array) -> jax.Array:
-            # Not the product alone: the update may be NaN where the gradient is not.
-            return jnp.where(factor == 0, jnp.zeros_like(u), u * factor.astype(u.dtype))
+            # Not the product alone: the update may be NaN where the gradient is not,
+            # and a product with 1 is rounded otherwise, fused with the sum to come.
+            tried = jnp.where(factor < 1, u * factor.astype(u.dtype), u)
+            return jnp.where(factor == 0, jnp.zeros_like(u), tried)
 
         new = jax.tree.map(apply, new, jax.tree.unflatten(treedef, factors))
         # Stacked: a chain of a thousand sums takes XLA long to compile.
