@@ -153,11 +153,13 @@ def test_the_scaling_is_that_of_muon(rng):
     [
         {"kernel": True, "embedding": False, "bias": True, "scale": False},
         lambda params: {name: name in ("kernel", "bias") for name in params},
+        # As optax.adamw has it: the whole tree, not the matrices alone.
+        lambda params: {name: params[name].size % 3 > 0 for name in params},
     ],
 )
 def test_a_mask_says_where_either_decay_applies(mask):
-    params = dict.fromkeys(("kernel", "embedding"), jnp.ones((3, 2)))
-    params |= dict.fromkeys(("bias", "scale"), jnp.ones(2))
+    params = {"kernel": jnp.ones((2, 4)), "embedding": jnp.ones((3, 2))}
+    params |= {"bias": jnp.ones(2), "scale": jnp.ones(3)}
     zeros = jax.tree.map(jnp.zeros_like, params)
     tx = egd(
         0.1,

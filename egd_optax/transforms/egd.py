@@ -153,47 +153,49 @@ def egd(
             raise ArgumentError(
                 "width_scaling must be False beside consistent_rms, got True"
             )
-    mask = None
-    if weight_decay_mask is not None:
-        mask = checked_mask("weight_decay_mask", weight_decay_mask)
     check_share("vanishing_threshold", vanishing_threshold)
     if mu_dtype is not None:
         check_real_dtype("mu_dtype", mu_dtype)
 
     # optax.partition asks for the labels before it masks what is not of a label.
-    of_all, of_matrices = told_by_the_whole_tree(weight_dimension_numbers)
+    of_all, of_part = told_by_the_whole_tree(weight_dimension_numbers)
 
-    def labels(params: optax.Params) -> optax.Params:
-        layouts = matrix_layouts(params, of_all)
-        names = ["other" if layout is None else "matrix" for layout in layouts]
-        return jax.tree.unflatten(jax.tree.structure(params), names)
-
-    def step(
-        learning_rate: optax.ScalarOrSchedule, weight_decay: optax.ScalarOrSchedule
+    def partition(
+        matrix: optax.GradientTransformation,
+        other: optax.GradientTransformation,
+        numbers: WeightDimensionNumbers,
     ) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+        def labels(params: optax.Params) -> optax.Params:
+            layouts = matrix_layouts(params, numbers)
+            names = ["other" if layout is None else "matrix" for layout in layouts]
+            return jax.tree.unflatten(jax.tree.structure(params), names)
+
+        return optax.partition({"matrix": matrix, "other": other}, labels)
 
     whitened = optax.chain(
         optax.trace(momentum, nesterov=True, accumulator_dtype=mu_dtype),
-        scale_by_egd(polar_fn, weight_dimension_numbers=of_matrices),
+        scale_by_egd(polar_fn, weight_dimension_numbers=of_part),
     )
     if width_scaling or consistent_rms is not None:
-        whitened = optax.chain(whitened, scale_by_shape(consistent_rms, of_matrices))
-    directions = optax.partition({"matrix": whitened, "other": _adam(mu_dtype)}, labels)
-    steps = {
-        "matrix": step(learning_rate, weight_decay),
-        "other": step(adam_learning_rate, adam_weight_decay),
-    }
-    tx = in_at_least_float32(
-        optax.chain(
-            # Around both, so that one number counts the leaves that rest.
-            apply_unless_vanished(directions, vanishing_threshold),
-            optax.partition(steps, labels),
-        )
+        whitened = optax.chain(whitened, scale_by_shape(consistent_rms, of_part))
+    directions = partition(whitened, _adam(mu_dtype), of_all)
+    decays = partition(
+        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(adam_weight_decay),
+        of_part,
     )
+    if weight_decay_mask is not None:
+        # Around both, so that a function meets the whole tree.
+        mask = checked_mask("weight_decay_mask", weight_decay_mask)
+        decays = optax.masked(decays, mask)
+    rates = partition(
+        optax.scale_by_learning_rate(learning_rate),
+        optax.scale_by_learning_rate(adam_learning_rate),
+        of_part,
+    )
+    # The guard around both, so that one number counts the leaves that rest.
+    guarded = apply_unless_vanished(directions, vanishing_threshold)
+    tx = in_at_least_float32(optax.chain(guarded, decays, rates))
 
     def init_fn(params: optax.Params) -> optax.OptState:
         # The cast would drop imaginary parts.
