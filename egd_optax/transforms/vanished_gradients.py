@@ -141,26 +141,22 @@ def apply_unless_vanished(
                 f"{len(leaves)} leaves and {len(state.largest)}"
             )
 
-        def watch(g: jax.Array, *known: jax.Array) -> tuple[jax.Array, ...]:
-            dtype = known[0].dtype
-            eps = jnp.finfo(_dtype_of_sizes(g)).eps
-            share = jnp.asarray(8 * eps if threshold is None else threshold, dtype)
+        vector = state.largest.dtype
+        share = threshold
+        if threshold is None:
+            share = np.array([8 * jnp.finfo(_dtype_of_sizes(g)).eps for g in leaves])
+        known = (
+            jnp.asarray(share, vector),
+            state.largest,
+            state.remainder,
+            state.clock,
+        )
 
-            def after(size: jax.Array) -> tuple[jax.Array, ...]:
-                return _watch(size, *map(brought_along, (share, *known)))
+        def after(sizes: list[jax.Array]) -> tuple[Any, ...]:
+            return _watch(sizes, *map(brought_along, known))
 
-            size = largest_magnitude(g).reshape(()).astype(dtype)
-            return same_everywhere(after, size)
-
-        known: tuple[jax.Array, ...]
-        known = (state.largest, state.remainder, state.clock)
-        watched = [
-            watch(g, *(vector[index] for vector in known))
-            for index, g in enumerate(leaves)
-        ]
-        factors = [factor for *_, factor in watched]
-        if watched:
-            known = tuple(map(jnp.stack, list(zip(*watched, strict=True))[:3]))
+        sizes = [largest_magnitude(g).reshape(()).astype(vector) for g in leaves]
+        largest, remainder, clock, resting, factors = same_everywhere(after, sizes)
         new, inner_state = inner.update(updates, state.inner, params, **extra_args)
 
         def apply(u: jax.Array, factor: jax.Array) -> jax.Array:
@@ -170,10 +166,6 @@ def apply_unless_vanished(
             return jnp.where(factor == 0, jnp.zeros_like(u), tried)
 
         new = jax.tree.map(apply, new, jax.tree.unflatten(treedef, factors))
-        # Stacked: a chain of a thousand sums takes XLA long to compile.
-        flags = [jnp.asarray(False), *(factor < 1 for factor in factors)]
-        resting = jnp.sum(jnp.stack(flags), dtype=jnp.int32)
-        largest, remainder, clock = known
         return new, ApplyUnlessVanishedState(
             largest, inner_state, remainder, clock, resting
         )
@@ -191,16 +183,17 @@ def check_share(name: str, threshold: jax.typing.ArrayLike | None) -> None:
         check_number(name, threshold, at_least=0, below=1)
 
 
-# Outside of a program one call a leaf, not fifty.
+# Outside of a program one call, not fifty.
 @jax.jit
 def _watch(
-    size: jax.Array,
+    sizes: list[jax.Array],
     share: jax.Array,
     largest: jax.Array,
     remainder: jax.Array,
     clock: jax.Array,
-) -> tuple[jax.Array, ...]:
-    """L, R, the clock and the factor of the update, after a gradient of that size."""
+) -> tuple[Any, ...]:
+    """The state after gradients of these sizes, and the factors of the updates."""
+    size = jnp.stack(sizes) if sizes else jnp.zeros_like(largest)
     where = jnp.where
     raised = _raised(largest, size)
     vanished = share * raised
@@ -238,7 +231,17 @@ def _watch(
     )
     still = is_zero | (now < -_TRIAL)
     trial = jnp.exp2(now.astype(size.dtype))
-    return scale, left, now, where(still, 0, where(now < 0, trial, 1))
+    factor = where(still, 0, where(now < 0, trial, 1))
+    resting = jnp.sum(factor < 1, dtype=jnp.int32)
+    # XLA would compute all of this anew for every leaf, and compile it for minutes,
+    # did not a branch divide them.
+    factors = jax.lax.cond(
+        resting == 0,
+        lambda factor: [jnp.ones_like(f) for f in factor],
+        lambda factor: list(factor),
+        factor,
+    )
+    return scale, left, now, resting, factors
 
 
 def _raised(largest: jax.Array, size: jax.Array) -> jax.Array:
