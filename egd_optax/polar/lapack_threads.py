@@ -15,9 +15,9 @@ def lapack_has_one_thread() -> bool:
     """Whether LAPACK works in one thread; on a CPU it is made to, unless told.
 
     XLA calls the LAPACK of SciPy from threads of its own pool. The threads of the
-    OpenBLAS below spin while they wait for each other, which with another process on
-    the cores made a whitening 5 to 20 times slower, and calls side by side wait in
-    turn for them. One thread a call leaves the cores to XLA.
+    OpenBLAS below spin while they wait for each other, which made a whitening
+    several times slower beside other work, and calls side by side wait in turn for
+    them. One thread a call leaves the cores to XLA.
 
     The environment variables of OpenBLAS are the user's word: where one is set nothing
     is touched. The OpenBLAS that SciPy's wheels bring serves SciPy and JAX alone, not
