@@ -8,7 +8,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 demo: .venv/installed
 	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1200 --patience 10 --out runs/add97
 
-PYTEST := .venv/bin/python -m pytest --numprocesses auto --dist worksteal
+PYTEST = .venv/bin/python -m pytest --numprocesses auto --dist worksteal $(COVERAGE)
 
 test: .venv/installed
 	$(PYTEST) -m 'not slow'
