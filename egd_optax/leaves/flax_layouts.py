@@ -7,8 +7,7 @@ import optax
 from egd_optax.leaves.kernels import (
     MATRIX,
     all_into_the_last,
-    outputs,
-    told_by_bias,
+    confirmed_by_bias,
 )
 from egd_optax.leaves.named_layouts import (
     Fused,
@@ -110,9 +109,7 @@ def _sides(leaf: Leaf) -> Sides | None:
         return MATRIX
     if name != "kernel":
         return Sides() if rank <= 1 else None
-    sides, bias = _told_by_name(leaf), leaf.bias
-    if bias and (sides is None or bias != outputs(leaf.shape, sides)):
-        sides = told_by_bias(leaf.shape, bias)
+    sides = confirmed_by_bias(leaf.shape, _told_by_name(leaf), leaf.bias)
     return sides and sides._replace(parts=_gates(leaf))
 
 

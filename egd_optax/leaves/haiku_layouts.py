@@ -9,8 +9,7 @@ from egd_optax.leaves.kernels import (
     MATRIX,
     all_into_the_last,
     all_into_the_last_but_one,
-    outputs,
-    told_by_bias,
+    confirmed_by_bias,
 )
 from egd_optax.leaves.named_layouts import (
     Fused,
@@ -80,9 +79,7 @@ def _sides(leaf: Leaf) -> Sides | None:
     # (out, 1, 1) where channels come first.
     if bias and bias[1:] == (1,) * (len(bias) - 1):
         bias = bias[:1]
-    sides = _told_by_name(leaf)
-    if bias and (sides is None or bias != outputs(leaf.shape, sides)):
-        sides = told_by_bias(leaf.shape, bias)
+    sides = confirmed_by_bias(leaf.shape, _told_by_name(leaf), bias)
     return sides and sides._replace(parts=_gates(leaf))
 
 

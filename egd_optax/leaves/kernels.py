@@ -21,6 +21,15 @@ def outputs(shape: Shape, sides: Sides) -> Shape:
     return tuple(shape[axis] for axis in sides.output)
 
 
+def confirmed_by_bias(
+    shape: Shape, sides: Sides | None, bias: Shape | None
+) -> Sides | None:
+    """The sides that a name tells, those of the bias where it speaks against them."""
+    if bias and (sides is None or bias != outputs(shape, sides)):
+        return told_by_bias(shape, bias)
+    return sides
+
+
 def told_by_bias(shape: Shape, bias: Shape) -> Sides | None:
     """The sides of a kernel by the bias (batch, output); None unless one way fits.
 

@@ -116,7 +116,6 @@ def apply_unless_vanished(
 
     def init_fn(params: optax.Params) -> ApplyUnlessVanishedState:
         check_floating("parameter", params)
-
         leaves = jax.tree.leaves(params)
         dtype = np.result_type(np.float32, *map(_dtype_of_sizes, leaves))
         return ApplyUnlessVanishedState(
