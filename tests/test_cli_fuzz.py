@@ -12,10 +12,11 @@ from egd_optax.grokking.cli import commands as cli
 WHOLE = (
     *("--modulus", "--bits", "--subset-size", "--secret-seed", "--width", "--seeds"),
     *("--max-steps", "--batch-size", "--patience", "--epochs-per-evaluation"),
-    "--checkpoint-every",
+    *("--checkpoint-every", "--trials", "--refined", "--draw"),
 )
-SHARES = ("--train-fraction", "--threshold")
-TEXTS = ("--model", "--optimizer", "--optimizers", "--track", "--out")
+TUNES = ("--trials", "--refined", "--draw", "--validation-fraction")
+SHARES = ("--train-fraction", "--threshold", "--validation-fraction")
+TEXTS = ("--model", "--optimizer", "--optimizers", "--track", "--settings", "--out")
 TASKS = ("addition", "division", "parity")
 HUGE = ("1000003", "2147483648", str(10**12), str(10**30), "9" * 4400)
 NO_NUMBERS = (
@@ -43,6 +44,7 @@ def call(monkeypatch, capsys, tmp_path):
     """Status and standard error of a command line whose training costs nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_run", lambda *_: None)
+    monkeypatch.setattr(cli, "side_by_side", lambda: None)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["egd-grok", *arguments])
@@ -92,7 +94,7 @@ def test_any_words(call, arguments):
 
 @fuzzed
 @hypothesis.given(
-    st.sampled_from(["race", "train"]),
+    st.sampled_from(["race", "train", "tune"]),
     st.sampled_from(TASKS),
     st.lists(
         st.tuples(
@@ -111,7 +113,8 @@ def test_any_values_of_known_options(call, command, task, options):
 def test_no_number_is_named(call, flag, value):
     if flag in SHARES and value in ("1.5", "1e400"):
         value = "nan"
-    status, error = call("train", "addition", flag, value)
+    command = "tune" if flag in TUNES else "train"
+    status, error = call(command, "addition", flag, value)
     assert_one_line(status, error)
     assert status == 2
     assert flag in error
@@ -124,13 +127,15 @@ def test_a_number_out_of_range_is_named(call, flag, value):
     task = "addition"
     if flag in ("--bits", "--subset-size", "--secret-seed"):
         task = "parity"
-    status, error = call("train", task, flag, value)
+    command = "tune" if flag in TUNES else "train"
+    status, error = call(command, task, flag, value)
     assert_one_line(status, error)
     # A seed of a random generator may be any number from zero on.
     fine = flag == "--secret-seed" and value not in ("-1", HUGE[-1])
-    fine |= flag in ("--patience", "--max-steps", "--checkpoint-every") and (
-        value == HUGE[0]
+    fine |= value == HUGE[0] and flag in (
+        *("--patience", "--max-steps", "--checkpoint-every", "--draw"),
     )
+    fine |= value == "0" and flag in ("--refined", "--draw")
     assert status == (0 if fine else 2)
     if not fine:
         assert flag in error
@@ -140,7 +145,7 @@ def test_a_number_out_of_range_is_named(call, flag, value):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "race or train"),
+        ([], "race, train or tune"),
         (["raec", "addition"], "'raec'"),
         (["--seeds", "3", "race", "addition"], "'--seeds'"),
         (["race"], "addition"),

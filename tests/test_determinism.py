@@ -16,7 +16,7 @@ from egd_optax.grokking.training.run import train
 
 PROBLEM = modular("addition", 7, width=16)
 # Whitening, a random sketch, Adam, a switch.
-NAMES = ["egd", "egd-rsvd", "adamw", "delayed-frobenius"]
+NAMES = ["egd", "egd-rsvd-paper", "adamw", "delayed-frobenius"]
 
 
 def run(name, seeds=(0, 1), max_steps=30):

@@ -22,7 +22,7 @@ def params(rng):
     }
 
 
-@pytest.mark.parametrize("name", ["sgd", "column-norm", "egd-paper"])
+@pytest.mark.parametrize("name", ["sgd", "column-norm-paper", "egd-paper"])
 def test_the_release_is_run_as_released(name, params, rng):
     grads = jax.tree.map(
         lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params
@@ -36,7 +36,7 @@ def test_the_release_is_run_as_released(name, params, rng):
     def first(g):
         if name == "sgd":
             return g
-        if name == "column-norm":
+        if name == "column-norm-paper":
             return g / np.maximum(np.linalg.norm(g, axis=0), 0.01)
         return polar(g, 4) + 0.2 * (polar(g) - polar(g, 4))
 

@@ -17,6 +17,8 @@ from egd_optax.grokking.training.history import History
 OWN = "egd"
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "#CC79A7")
 GREY = "#A0A0A0"
+# For more lines than there are hues.
+STYLES = ("-", "--", ":", "-.")
 # More lines in colour than this are not told apart.
 _COLOURED = 5
 
@@ -130,11 +132,16 @@ def _colors(order: list[str]) -> dict[str, str]:
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """One pair of axes, open above and to the right."""
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False}):
+    with matplotlib.rc_context({"font.size": 11}):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
-    axes.spines["right"].set_visible(False)
+    open_axes(axes)
     return figure, axes
+
+
+def open_axes(axes: Axes) -> None:
+    """Takes away the lines above and to the right."""
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, path: Path) -> None:

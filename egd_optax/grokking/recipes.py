@@ -1,20 +1,25 @@
-"""Named optimizers: each method as its source ran it, and our own.
+"""Named optimizers: as their sources ran them, and as a search on equal terms set them.
 
-Most sources ran one family of problems only. Where a method's own settings fail on
-another family, or a baseline has none, settings are those that generalize soonest on
-development problems, whose results are not reported
-(``benchmarks/evidence/development.py``).
+A tuned recipe has a setting for each family of problems, found by
+``benchmarks/evidence/search.py`` on development problems whose results are not
+reported; they are in ``tuned.json``, the ranges in ``spaces.py``. Recipes as published
+end in ``-paper``, but for the plain optimizers of the papers, ``sgd`` and ``adam``.
 """
 
 import dataclasses
+import functools
+import json
+import math
 from collections.abc import Callable, Mapping
+from importlib import resources
 from typing import Any
 
 import optax
 
 import egd_optax
-from egd_optax.grokking import methods
+from egd_optax.grokking.methods import directions, published, tuned
 from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.spaces import SPACES, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Recipe:
     build: Callable[..., optax.GradientTransformation]  # of the problem and settings
     settings: Mapping[str, Mapping[str, Any]]  # by family
     source: str  # who ran it so
+    # What a search may set; nothing, where all is its source's.
+    space: Space = dataclasses.field(default_factory=dict)
 
     def make(self, problem: Problem) -> optax.GradientTransformation:
         """The optimizer with the settings for this problem's family.
@@ -46,176 +53,179 @@ def baseline(problem: Problem) -> str:
     return "sgd" if problem.family in RECIPES["sgd"].settings else "adam"
 
 
-_EGD_PAPER = "Saheb Pasand and Dohmatob, arXiv 2510.04930, released code"
+def settings_from_json(settings: Mapping[str, float | None]) -> dict[str, float]:
+    """Settings as JSON has them, which knows no infinity."""
+    return {name: math.inf if x is None else x for name, x in settings.items()}
 
-RECIPES = {
-    "sgd": Recipe(
-        lambda problem: methods.in_front_of_plain(problem, optax.identity()),
-        {"modular": {}, "parity": {}},
-        f"{_EGD_PAPER}: its learning rates, coupled L2",
-    ),
-    "adam": Recipe(
-        lambda problem: methods.in_front_of_plain(problem, optax.identity()),
-        {"transformer": {}, "mnist": {}},
-        "Lee et al., arXiv 2405.20233: Adam, learning rate 1e-3",
-    ),
-    "column-norm": Recipe(
-        lambda problem: methods.in_front_of_plain(
-            problem, egd_optax.normalize_by_column_norm()
+
+def settings_to_json(settings: Mapping[str, float]) -> dict[str, float | None]:
+    """The other way round."""
+    return {name: None if math.isinf(x) else x for name, x in settings.items()}
+
+
+def _published() -> dict[str, Recipe]:
+    egd, grokfast = (
+        "Saheb Pasand and Dohmatob, arXiv 2510.04930, released code",
+        "Lee et al., arXiv 2405.20233",
+    )
+    nets: dict[str, dict[str, Any]] = {"modular": {}, "parity": {}}
+    others: dict[str, dict[str, Any]] = {"transformer": {}, "mnist": {}}
+    return {
+        "sgd": Recipe(
+            lambda problem: published.in_front_of_plain(problem, optax.identity()),
+            nets,
+            f"{egd}: its learning rates, coupled L2",
         ),
-        {"modular": {}, "parity": {}},
-        f"{_EGD_PAPER}: first matrix column-normalized",
-    ),
-    "egd-paper": Recipe(
-        methods.egd_paper,
-        {"modular": {}, "parity": {}, "transformer": {}, "mnist": {}},
-        f"{_EGD_PAPER}: some matrices whitened",
-    ),
-    "egd-rsvd": Recipe(
-        methods.egd_rsvd,
-        {
-            "modular": {"rank": 128},
-            "parity": {"rank": 30},
-            "transformer": {"rank": 36},
-            "mnist": {"rank": 4},
-        },
-        f"{_EGD_PAPER}: the same by a randomized SVD, rank as published",
-    ),
-    "egd": Recipe(
-        methods.egd,
-        {
-            "modular": {"learning_rate": 1.0, "adam_learning_rate": 0.001},
-            "parity": {
-                "learning_rate": 0.15,
-                "adam_learning_rate": 0.1,
-                "halving_steps": 300,
-                "momentum": 0.93,
-                "first_shrinkage": 0.045,
-                "late_bias_decay": 0.7,
+        "adam": Recipe(
+            lambda problem: published.in_front_of_plain(problem, optax.identity()),
+            others,
+            f"{grokfast}: Adam, learning rate 1e-3",
+        ),
+        "column-norm-paper": Recipe(
+            lambda problem: published.in_front_of_plain(
+                problem, egd_optax.normalize_by_column_norm()
+            ),
+            nets,
+            f"{egd}: first matrix column-normalized",
+        ),
+        "egd-paper": Recipe(
+            published.egd, nets | others, f"{egd}: some matrices whitened"
+        ),
+        "egd-rsvd-paper": Recipe(
+            published.egd_rsvd,
+            {
+                "modular": {"rank": 128},
+                "parity": {"rank": 30},
+                "transformer": {"rank": 36},
+                "mnist": {"rank": 4},
             },
-            "transformer": {
-                "learning_rate": 0.05,
-                "adam_learning_rate": 0.001,
-                "halving_steps": 150,
-                "momentum": 0.9,
-                "first_shrinkage": 0.025,
+            f"{egd}: the same by a randomized SVD, rank as published",
+        ),
+        "grokfast-paper": Recipe(
+            published.grokfast_ema,
+            {
+                "transformer": {"weight_decay": 0.005, "alpha": 0.98, "lamb": 2.0},
+                "mnist": {
+                    "weight_decay": 2.0,
+                    "alpha": 0.8,
+                    "lamb": 0.1,
+                    "decoupled": True,
+                },
             },
-            "mnist": {
-                "learning_rate": 0.1,
-                "adam_learning_rate": 0.01,
-                "halving_steps": 50,
-                "first_shrinkage": 0.12,
-            },
-        },
-        "this package: all matrices whitened, decoupled decay, learning rate in 1/t",
+            f"{grokfast}: moving average, Adam with coupled L2; AdamW for MNIST",
+        ),
+        "grokfast-ma-paper": Recipe(
+            published.grokfast_ma,
+            {"transformer": {"weight_decay": 0.01, "window_size": 100, "lamb": 5.0}},
+            f"{grokfast}: window, Adam with coupled L2",
+        ),
+        "delayed-frobenius-paper": Recipe(
+            published.delayed_frobenius,
+            {"transformer": {"strength": 0.01, "threshold": 0.99}},
+            "A Simple Method for Accelerating Grokking: Adam, penalty once memorized",
+        ),
+        "clipped-rows-paper": Recipe(
+            published.clipped_rows,
+            {"transformer": {"learning_rate": 1e-3, "b2": 0.97, "max_norm": 2.0}},
+            "Clip to Grok, released code: Lion, each unit's weights clipped to norm 2",
+        ),
+    }
+
+
+# How each tuned method is built, and what it is.
+_TUNED: dict[str, tuple[Callable[..., Any], str]] = {
+    "egd": (tuned.egd, "this package: all matrices whitened"),
+    "five-steps": (
+        functools.partial(tuned.egd, directions.five_steps),
+        "the same with Muon's five rough Newton–Schulz steps (Jordan, 2024)",
     ),
-    "grokfast-ema": Recipe(
-        methods.grokfast_ema,
-        {
-            "modular": {"learning_rate": 0.03, "weight_decay": 0.002},
-            "parity": {"learning_rate": 0.01, "weight_decay": 0.002},
-            "transformer": {"learning_rate": 0.001, "weight_decay": 0.005},
-            "mnist": {
-                "learning_rate": 0.001,
-                "weight_decay": 2.0,
-                "alpha": 0.8,
-                "lamb": 0.1,
-                "decoupled": True,
-            },
-        },
-        "Lee et al., arXiv 2405.20233: Adam with coupled L2; AdamW for MNIST",
+    "randomized": (
+        tuned.randomized_egd,
+        "the same with the leading directions alone, by a randomized SVD",
     ),
-    "grokfast-ma": Recipe(
-        methods.grokfast_ma,
-        {
-            "modular": {
-                "learning_rate": 0.01,
-                "weight_decay": 0.002,
-                "window_size": 10,
-            },
-            "parity": {"learning_rate": 0.01, "weight_decay": 0.002, "window_size": 10},
-            "transformer": {
-                "learning_rate": 0.001,
-                "weight_decay": 0.01,
-                "window_size": 100,
-            },
-        },
-        "Lee et al., arXiv 2405.20233: Adam with coupled L2",
+    "columns": (
+        functools.partial(tuned.egd, directions.columns),
+        "the same with each output unit's gradient to unit norm",
     ),
-    "delayed-frobenius": Recipe(
-        methods.delayed_frobenius,
-        {
-            "modular": {"learning_rate": 0.05, "strength": 3e-4},
-            "parity": {"learning_rate": 0.05, "strength": 1e-4},
-            "transformer": {"learning_rate": 0.001, "strength": 0.01},
-        },
-        "A Simple Method for Accelerating Grokking: penalty from 99 % train accuracy",
+    "rows": (
+        functools.partial(tuned.egd, directions.rows),
+        "the same with each input's gradient to unit norm",
     ),
-    "nuclear-norm": Recipe(
-        methods.delayed_nuclear_norm,
-        {
-            "modular": {"learning_rate": 0.05, "strength": 1e-3},
-            "parity": {"learning_rate": 0.05, "strength": 1e-3},
-            "transformer": {"learning_rate": 0.001, "strength": 0.01},
-        },
-        "the same source's first try: nuclear norm, from 99 % train accuracy",
+    "frobenius": (
+        functools.partial(tuned.egd, directions.frobenius),
+        "the same with each matrix's gradient to unit norm",
     ),
-    "log-det": Recipe(
-        methods.delayed_log_det,
-        {
-            "modular": {"learning_rate": 0.05, "strength": 1e-3},
-            "parity": {"learning_rate": 0.05, "strength": 1e-3},
-            "transformer": {"learning_rate": 0.001, "strength": 0.01},
-        },
-        "the same source: log det, from 99 % train accuracy",
+    "sign": (
+        functools.partial(tuned.egd, directions.sign),
+        "the same with the sign of each entry",
     ),
-    "orthogonal-gradient": Recipe(
-        methods.orthogonal_gradient,
-        {
-            "modular": {"learning_rate": 0.03},
-            "parity": {"learning_rate": 0.01},
-            "transformer": {"learning_rate": 0.001},
-        },
-        "Prieto et al., arXiv 2501.04697: ⊥Grad before Adam",
+    "momentum": (
+        functools.partial(tuned.egd, directions.plain),
+        "the same with the gradient as it is: SGD with Nesterov momentum",
     ),
-    "clipped-rows": Recipe(
-        methods.clipped_rows,
-        {
-            "modular": {"learning_rate": 0.03, "max_norm": 2.0},
-            "parity": {"learning_rate": 0.03, "max_norm": 2.0},
-            "transformer": {"learning_rate": 0.001, "max_norm": 2.0},
-        },
-        "clip to grok: each unit's incoming weights clipped to norm 2, after Adam",
+    "muon": (tuned.muon, "optax.contrib.muon"),
+    "adamw": (tuned.adamw, "AdamW"),
+    "lion": (tuned.lion, "Chen et al., arXiv 2302.06675: Lion"),
+    "grokfast-ema": (
+        tuned.grokfast_ema,
+        "Lee et al., arXiv 2405.20233: Grokfast by moving average, then AdamW",
     ),
-    "muon": Recipe(
-        methods.muon,
-        {
-            "modular": {"learning_rate": 0.1, "weight_decay": 0.3},
-            "parity": {"learning_rate": 0.03, "weight_decay": 0.3},
-            "transformer": {"learning_rate": 0.02, "weight_decay": 1.0},
-            "mnist": {"learning_rate": 0.1, "weight_decay": 1.0},
-        },
-        "optax.contrib.muon",
+    "grokfast-ma": (
+        tuned.grokfast_ma,
+        "Lee et al., arXiv 2405.20233: Grokfast by window, then AdamW",
     ),
-    "adamw": Recipe(
-        methods.adamw,
-        {
-            "modular": {"learning_rate": 0.1, "weight_decay": 1.0},
-            "parity": {"learning_rate": 0.03, "weight_decay": 0.1},
-            "transformer": {"learning_rate": 0.003, "weight_decay": 2.0},
-            "mnist": {"learning_rate": 0.003, "weight_decay": 3.0},
-        },
-        "AdamW",
+    "delayed-frobenius": (
+        tuned.delayed_frobenius,
+        "A Simple Method for Accelerating Grokking: AdamW, Frobenius penalty once "
+        "memorized",
+    ),
+    "nuclear-norm": (
+        tuned.delayed_nuclear_norm,
+        "the same source's first try: nuclear norm, once memorized",
+    ),
+    "log-det": (
+        tuned.delayed_log_det,
+        "the same source: log det, once memorized",
+    ),
+    "orthogonal-gradient": (
+        tuned.orthogonal_gradient,
+        "Prieto et al., arXiv 2501.04697: ⊥Grad before AdamW",
+    ),
+    "clipped-rows": (
+        tuned.clipped_rows,
+        "Clip to Grok: each unit's incoming weights clipped, after AdamW or Lion",
     ),
 }
+
+
+def _tuned() -> dict[str, Recipe]:
+    file = resources.files("egd_optax.grokking") / "tuned.json"
+    by_family = json.loads(file.read_text(encoding="utf-8"))
+
+    def recipe(name: str) -> Recipe:
+        build, source = _TUNED[name]
+        settings = {
+            family: settings_from_json(found[name])
+            for family, found in by_family.items()
+            if name in found
+        }
+        return Recipe(
+            lambda problem, **chosen: build(**chosen), settings, source, SPACES[name]
+        )
+
+    return {name: recipe(name) for name in _TUNED}
+
+
+RECIPES = _published() | _tuned()
 
 # What `egd-grok race` runs unless told otherwise: a picture with all is unreadable.
 SHOWN = (
     "sgd",
     "adam",
-    "column-norm",
     "egd-paper",
     "egd",
+    "columns",
+    "muon",
     "grokfast-ema",
     "delayed-frobenius",
     "adamw",

@@ -2,11 +2,14 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import optax
 import tyro
 
+from egd_optax.grokking.cli.settings_file import read_settings
 from egd_optax.grokking.files import prepare_folder
 from egd_optax.grokking.problems.problem import (
     TASKS,
@@ -20,13 +23,13 @@ from egd_optax.grokking.problems.problem import (
 )
 from egd_optax.grokking.problems.settings import check_settings
 from egd_optax.grokking.problems.tasks import check_range
-from egd_optax.grokking.recipes import SHOWN, recipes_for
+from egd_optax.grokking.recipes import RECIPES, SHOWN, recipes_for
 from egd_optax.grokking.tracking import check_trackers
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(abc.ABC):
-    """What both commands take. What is None takes the task's own setting."""
+    """What all commands take. What is None takes the task's own setting."""
 
     task: tyro.conf.Positional[str]
     """addition, subtraction, multiplication or division, parity, or mnist."""
@@ -52,15 +55,10 @@ class Experiment(abc.ABC):
     """Share of all examples that is trained on."""
     threshold: float | None = None
     """Test accuracy that counts as generalization."""
-    patience: int = 20
-    """An optimizer stops after this many evaluations with all seeds above the
-    threshold."""
     epochs_per_evaluation: int = 1
     """Epochs between two evaluations."""
     out: Path = Path("runs/latest")
-    """Folder for history.jsonl, summary.csv, config.json and race.png."""
-    track: tuple[str, ...] = ()
-    """Writers besides history.jsonl: tensorboard, wandb (offline)."""
+    """Folder for all that the command leaves."""
 
     @abc.abstractmethod
     def recipes(self) -> tuple[str, ...] | None:
@@ -68,18 +66,57 @@ class Experiment(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Race(Experiment):
+class Training(Experiment):
+    """What the commands take that train; history.jsonl, summary.csv, config.json and
+    race.png are what they leave.
+    """
+
+    patience: int = 20
+    """An optimizer stops after this many evaluations with all seeds above the
+    threshold."""
+    track: tuple[str, ...] = ()
+    """Writers besides history.jsonl: tensorboard, wandb (offline)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Race(Training):
     """Trains the same model with several optimizers and shows who generalizes first."""
 
     optimizers: tuple[str, ...] | None = None
     """Names of recipes; None: a choice of those that serve the task."""
+    settings: Path | None = None
+    """File of settings that `egd-grok tune` found, best.json; its optimizers are run
+    unless --optimizers names others."""
 
     def recipes(self) -> tuple[str, ...] | None:
         return self.optimizers
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Experiment):
+class Tune(Experiment):
+    """Searches the settings of several optimizers, on equal terms: each gets the same
+    trials, judged by held-out examples. Leaves trials.csv, best.json, tune.png and a
+    table; started again with the same --out it goes on where it stopped.
+    """
+
+    optimizers: tuple[str, ...] | None = None
+    """Names of recipes that have settings to search; None: a choice of them."""
+    trials: int = 64
+    """Trials of each optimizer, spread over its whole space."""
+    refined: int = 0
+    """Further trials of each, near the best of those."""
+    draw: int = 0
+    """Seed of the settings that are tried."""
+    validation_fraction: float = 0.2
+    """Share of the training examples that is held out to judge by; 0 judges by the test
+    examples, which is for problems that no result is reported on."""
+
+    def recipes(self) -> tuple[str, ...] | None:
+        return self.optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Training):
     """Trains with one optimizer."""
 
     optimizer: str = "egd"
@@ -93,7 +130,22 @@ class Train(Experiment):
         return (self.optimizer,)
 
 
-def prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
+class Prepared(NamedTuple):
+    """What a command runs on."""
+
+    problem: Problem
+    names: tuple[str, ...]  # of the optimizers
+    settings: Mapping[str, Mapping[str, float]]  # of those that a file has
+
+    def optimizer(self, name: str) -> optax.GradientTransformation:
+        """With the settings of the file, or else of its recipe."""
+        recipe = RECIPES[name]
+        if name in self.settings:
+            return recipe.build(self.problem, **self.settings[name])
+        return recipe.make(self.problem)
+
+
+def prepare(command: Experiment) -> Prepared:
     """All that bad input can break, before anything is run or written."""
     check_range("seeds", command.seeds, at_most=2**20)
     if not str(command.out).isprintable():
@@ -105,31 +157,68 @@ def prepare(command: Experiment) -> tuple[Problem, tuple[str, ...]]:
         "batch_size": command.batch_size,
         "train_fraction": command.train_fraction,
         "threshold": command.threshold,
-        "patience": command.patience,
         "epochs_per_evaluation": command.epochs_per_evaluation,
     }
+    if isinstance(command, Training):
+        changes["patience"] = command.patience
+    if isinstance(command, Tune):
+        _check_search(command)
+        changes["validation_fraction"] = command.validation_fraction
     changes = {name: value for name, value in changes.items() if value is not None}
     problem = with_settings(problem, **changes)
 
+    found: Mapping[str, Mapping[str, float]] = {}
+    if isinstance(command, Race) and command.settings is not None:
+        found = read_settings(command.settings)
+    names = _names(command, problem, tuple(found))
+    prepared = Prepared(problem, names, found)
+    if isinstance(command, Train):
+        _check_checkpointing(command)
+    if isinstance(command, Training):
+        check_trackers(command.track)
+    check_settings(problem.task, problem.settings)
+    check_memory(problem)
+    for name in found:
+        prepared.optimizer(name)  # numbers that it does not take
+    prepare_folder(command.out)
+    return prepared
+
+
+def _names(
+    command: Experiment, problem: Problem, in_file: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Of the optimizers, all of which are offered."""
     offered = recipes_for(problem)
+    if isinstance(command, Tune):
+        offered = tuple(n for n, recipe in RECIPES.items() if recipe.space)
     names = command.recipes()
     if names is None:
-        names = tuple(name for name in SHOWN if name in offered)
+        names = in_file or tuple(name for name in SHOWN if name in offered)
+    offered = tuple(dict.fromkeys((*offered, *in_file)))
     for name in names:
         if name not in offered:
+            missing = (
+                "has no optimizer"
+                if name not in RECIPES or not isinstance(command, Tune)
+                else "has nothing to tune in"
+            )
             raise ValueError(
-                f"{problem.task.name} has no optimizer {name!r}: choose among "
+                f"{problem.task.name} {missing} {name!r}: choose among "
                 f"{', '.join(offered)}"
             )
     if not names:
         raise ValueError(f"no optimizers: choose among {', '.join(offered)}")
-    if isinstance(command, Train):
-        _check_checkpointing(command)
-    check_trackers(command.track)
-    check_settings(problem.task, problem.settings)
-    check_memory(problem)
-    prepare_folder(command.out)
-    return problem, names
+    return names
+
+
+def _check_search(command: Tune) -> None:
+    check_range("trials", command.trials, at_most=2**16)
+    check_range("refined", command.refined, at_least=0, at_most=2**16)
+    check_range("draw", command.draw, at_least=0)
+    if not 0 <= command.validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction must lie in [0, 1), got {command.validation_fraction}"
+        )
 
 
 def _problem(command: Experiment) -> Problem:

@@ -16,11 +16,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from egd_optax.grokking import figures
-from egd_optax.grokking.cli.arguments import Experiment, Train, prepare
+from egd_optax.grokking.cli.arguments import (
+    Experiment,
+    Prepared,
+    Train,
+    Training,
+    Tune,
+    prepare,
+)
+from egd_optax.grokking.cli.tune import search_of, side_by_side, tune
 from egd_optax.grokking.cli.usage import in_flags, parse
 from egd_optax.grokking.files import in_one_line, replacing, reserved
-from egd_optax.grokking.problems.problem import Problem
-from egd_optax.grokking.recipes import RECIPES, baseline
+from egd_optax.grokking.recipes import baseline
+from egd_optax.grokking.search.ledger import LedgerError
 from egd_optax.grokking.summary import seeds_in_words, summary_csv, summary_table
 from egd_optax.grokking.tracking import TRACKERS, Tracker
 from egd_optax.grokking.training.checkpoints import (
@@ -40,11 +48,13 @@ def main() -> None:
     """
     try:
         command = parse(sys.argv[1:])
+        if isinstance(command, Tune):
+            side_by_side()
     except ValueError as error:
         _fail(str(error), 2)
     with contextlib.ExitStack() as stack:
         try:
-            problem, names = prepare(command)
+            prepared = prepare(command)
             stack.enter_context(reserved(command.out))
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", CheckpointWarning)
@@ -56,8 +66,8 @@ def main() -> None:
         for warning in caught:
             print(f"egd-grok: {warning.message}", file=sys.stderr)
         try:
-            _run(command, names, problem, checkpoints)
-        except CheckpointError as error:
+            _run(command, prepared, checkpoints)
+        except (CheckpointError, LedgerError) as error:
             _fail(str(error), 2)
         except OSError as error:
             _fail(in_one_line(error), 1)
@@ -96,22 +106,38 @@ def _checkpoints(command: Experiment) -> Checkpoints | None:
 
 
 def _run(
-    command: Experiment,
-    names: tuple[str, ...],
-    problem: Problem,
-    checkpoints: Checkpoints | None,
+    command: Experiment, prepared: Prepared, checkpoints: Checkpoints | None
 ) -> None:
     console = Console()
-    task, settings = problem.task, problem.settings
+    problem, settings = prepared.problem, prepared.problem.settings
     console.print(
-        f"[bold]{task.name}[/], {problem.model_name}, "
+        f"[bold]{problem.task.name}[/], {problem.model_name}, "
         f"{settings.train_fraction:.0%} of all examples,\nbatches of "
         f"{settings.batch_size}, {seeds_in_words(len(settings.seeds))}, up to "
         f"{settings.max_steps} steps, on {jax.devices()[0].device_kind}"
     )
-    _write(command.out / "config.json", _config(command))
-    histories: dict[str, History] = {}
+    config = _config(command)
+    if isinstance(command, Tune):
+        search = search_of(command, problem)
+        ledger = search.ledger(command.out)  # before anything of another one is lost
+        _write(command.out / "config.json", config)
+        tune(command.out, search, ledger, prepared.names, console)
+    elif isinstance(command, Training):
+        _write(command.out / "config.json", config)
+        _train(command, prepared, checkpoints, console)
+    # A name of a folder may look like markup.
+    console.print(f"Picture and data: {command.out}/", markup=False)
 
+
+def _train(
+    command: Training,
+    prepared: Prepared,
+    checkpoints: Checkpoints | None,
+    console: Console,
+) -> None:
+    problem, settings = prepared.problem, prepared.problem.settings
+    task = problem.task
+    histories: dict[str, History] = {}
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(bar_width=24),
@@ -119,7 +145,7 @@ def _run(
         TextColumn("{task.fields[accuracy]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        for name in names:
+        for name in prepared.names:
             bar = progress.add_task(
                 name, total=settings.max_steps, accuracy="compiling …"
             )
@@ -153,7 +179,7 @@ def _run(
                 history = train(
                     task,
                     problem.make_model,
-                    RECIPES[name].make(problem),
+                    prepared.optimizer(name),
                     settings,
                     report=report,
                     checkpoints=checkpoints,
@@ -176,8 +202,6 @@ def _run(
         baseline=baseline(problem),
     )
     console.print(table)
-    # A name of a folder may look like markup.
-    console.print(f"Picture and data: {command.out}/", markup=False)
 
 
 def _config(command: Experiment) -> str:

@@ -12,10 +12,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from egd_optax.grokking.cli.arguments import Experiment, Race, Train
+from egd_optax.grokking.cli.arguments import Experiment, Race, Train, Tune
 from egd_optax.grokking.problems.problem import TASKS
 
-_COMMANDS: dict[str, type[Experiment]] = {"race": Race, "train": Train}
+_COMMANDS: dict[str, type[Experiment]] = {
+    "race": Race,
+    "train": Train,
+    "tune": Tune,
+}
 
 
 def parse(arguments: Sequence[str]) -> Experiment:
@@ -29,7 +33,8 @@ def parse(arguments: Sequence[str]) -> Experiment:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 Annotated[Race, tyro.conf.subcommand("race")]
-                | Annotated[Train, tyro.conf.subcommand("train")],
+                | Annotated[Train, tyro.conf.subcommand("train")]
+                | Annotated[Tune, tyro.conf.subcommand("tune")],
                 prog="egd-grok",
                 description="Races optimizers on the tasks on which neural networks "
                 "grok.",
@@ -66,7 +71,7 @@ def _problem(arguments: list[str]) -> str | None:
     """The first thing that is wrong; None for what only tyro can tell."""
     name, *words = arguments or ("",)
     if name not in _COMMANDS:
-        choice = " or ".join(_COMMANDS)
+        choice = _alternatives(_COMMANDS)
         return f"begin with a command, {choice}" + (
             f", not {_shown(name)}" if arguments else ""
         )
@@ -120,6 +125,11 @@ def _wrong_value(flag: str, kind: Any, words: list[str], *, given: bool) -> str 
     choices = typing.get_args(kind) or (kind,)
     fits = value in choices or any(_reads(choice, value) for choice in choices)
     return None if fits else f"{flag} must be {wanted}, got {_shown(value)}"
+
+
+def _alternatives(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 def _in_words(kind: Any) -> str:

@@ -1,0 +1,71 @@
+"""Development problems of each family: others than those of the results."""
+
+import dataclasses
+
+from egd_optax.grokking.problems.problem import (
+    Problem,
+    mnist_1k,
+    modular,
+    parity,
+    with_settings,
+)
+from egd_optax.grokking.search.search import Search
+
+# Results are reported with the seeds from 0 on.
+SEARCH_SEEDS = (100,)
+FINAL_SEEDS = (101, 102, 103)
+FINALISTS = 5
+
+
+def _problems(budget: int, *problems: Problem) -> list[Problem]:
+    return [
+        with_settings(problem, seeds=SEARCH_SEEDS, max_steps=budget)
+        for problem in problems
+    ]
+
+
+# MNIST has a part of its training images for it, since there are no others.
+FAMILIES = {
+    "modular": Search(
+        _problems(
+            600,
+            modular("addition", 83),
+            modular("subtraction", 101),
+            modular("multiplication", 131),
+        ),
+        trials=64,
+        refined=96,
+    ),
+    "parity": Search(
+        _problems(
+            3720,
+            parity(100, 2, width=50),
+            parity(90, 3, width=100),
+            parity(48, 4, width=100),
+        ),
+        trials=64,
+        refined=96,
+    ),
+    "mnist": Search(
+        _problems(600, with_settings(mnist_1k(), validation_fraction=0.2)),
+        trials=64,
+        refined=96,
+    ),
+    "transformer": Search(
+        _problems(
+            600,
+            modular("multiplication", 83, model="transformer"),
+            modular("division", 83, model="transformer"),
+        ),
+        trials=32,
+        refined=32,
+    ),
+}
+
+
+def finals(search: Search) -> Search:
+    """The same problems with other seeds."""
+    problems = [
+        with_settings(problem, seeds=FINAL_SEEDS) for problem in search.problems
+    ]
+    return dataclasses.replace(search, problems=problems, refined=0)

@@ -1,0 +1,137 @@
+"""One search for every method: settings of each family, on problems of their own.
+
+    python benchmarks/evidence/search.py  # a night on two cores, goes on if stopped
+    python benchmarks/evidence/search.py --families modular --optimizers egd muon
+    python benchmarks/evidence/search.py --quick  # two methods, two trials, few steps
+
+Every method that has a space (egd_optax/grokking/spaces.py) gets the same trials on the
+development problems of a family (_families.py), one seed each: first quasi-random ones
+over the whole space, then rounds of 16 near the best so far. Its five best are run with
+three other seeds, and the best of them by these goes to egd_optax/grokking/tuned.json.
+The score is the geometric mean over the problems of the steps until held-out accuracy
+reaches the threshold; a problem that is not solved counts twice the budget, and the
+problems after it are not run and count the same.
+
+In results/search/FAMILY: trials.csv and finals.csv, every trial with its settings and
+steps; what is there is not run again. The table of the chosen settings goes to
+results/search-FAMILY.csv.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+from benchmarks.evidence._families import FAMILIES, FINALISTS, finals
+from benchmarks.shared import report
+from egd_optax.grokking.files import prepare_folder, replacing, reserved
+from egd_optax.grokking.problems.problem import with_settings
+from egd_optax.grokking.recipes import RECIPES, settings_to_json
+from egd_optax.grokking.search.progress import bar
+from egd_optax.grokking.search.search import Search
+from egd_optax.grokking.search.trials import Trial
+
+TUNED = Path(str(resources.files("egd_optax.grokking") / "tuned.json"))
+SEARCHED = tuple(name for name, recipe in RECIPES.items() if recipe.space)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Searches the settings of every method."""
+
+    families: tuple[str, ...] = tuple(FAMILIES)
+    """Families of problems."""
+    optimizers: tuple[str, ...] = SEARCHED
+    """Names of tuned recipes."""
+    quick: bool = False
+    """One family, two methods, two trials, few steps; tuned.json stays."""
+    out: Path = Path(__file__).parent / "results"
+    """Folder for the tables."""
+
+
+def main(options: Options) -> None:
+    for family in options.families[: 1 if options.quick else None]:
+        search, names = FAMILIES[family], options.optimizers
+        folder = options.out / "search" / family
+        if options.quick:
+            few = [with_settings(p, max_steps=18) for p in search.problems[:1]]
+            search = dataclasses.replace(search, problems=few, trials=2, refined=1)
+            names, folder = names[:2], options.out / "search-quick" / family
+        try:
+            prepare_folder(folder)
+            with reserved(folder):
+                rows = chosen(search, names, folder)
+        except ValueError as error:
+            print(f"search: {error}", file=sys.stderr)
+            sys.exit(2)
+        if not options.quick:
+            write_tuned(family, rows)
+        note = f"steps on {', '.join(p.task.name for p in search.problems)}"
+        table = [_line(search, trial) for trial in rows]
+        report(
+            table, options.out / f"search-{family}.csv", quick=options.quick, note=note
+        )
+
+
+def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
+    """The best trial of each method, as the seeds of the finals have it."""
+    ledger, second = search.ledger(folder), finals(search)
+    last = second.ledger(folder, "finals")
+    console = Console()
+    rows = []
+    with contextlib.ExitStack() as stack:
+        total = len(names) * (search.trials + search.refined)
+        show = stack.enter_context(bar(total, search.budgets, console))
+        for name in names:
+            found = search.run(name, ledger, show)
+            best = sorted(found, key=lambda t: t.rank(search.budgets))[:FINALISTS]
+            again = second.evaluate(
+                name, {t.number: t.settings for t in best}, last, lambda *_: None
+            )
+            rows.append(min(again, key=lambda t: t.rank(search.budgets)))
+            solved = sum(trial.is_solved for trial in found)
+            console.print(
+                f"{name:<20} {rows[-1].score(search.budgets):7.1f}  "
+                f"{solved} of {len(found)} trials solved all"
+            )
+    return sorted(rows, key=lambda trial: trial.score(search.budgets))
+
+
+def _line(search: Search, trial: Trial) -> dict[str, object]:
+    steps = {
+        problem.task.name: f"{np.median(found):.0f}" if found else ""
+        for problem, found in zip(search.problems, trial.steps, strict=True)
+    }
+    settings = ", ".join(f"{k} {v:g}" for k, v in trial.settings.items())
+    return {
+        "optimizer": trial.optimizer,
+        "score": f"{trial.score(search.budgets):.1f}",
+        **steps,
+        "trial": trial.number,
+        "settings": settings,
+    }
+
+
+def write_tuned(family: str, rows: Sequence[Trial]) -> None:
+    """Puts what was found beside what is there."""
+    there = json.loads(TUNED.read_text())
+    there.setdefault(family, {}).update(
+        {trial.optimizer: settings_to_json(trial.settings) for trial in rows}
+    )
+    with replacing(TUNED) as temporary:
+        temporary.write_text(json.dumps(there, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    # A device for each core: runs side by side.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    main(tyro.cli(Options))

@@ -1,0 +1,61 @@
+"""What ``egd-grok tune`` does."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from egd_optax.grokking import figures
+from egd_optax.grokking.cli.arguments import Tune
+from egd_optax.grokking.files import replacing
+from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.search.ledger import Ledger
+from egd_optax.grokking.search.progress import bar
+from egd_optax.grokking.search.results import best_json, tune_figure, tune_table
+from egd_optax.grokking.search.search import Search
+from egd_optax.grokking.search.trials import Trial
+from egd_optax.grokking.summary import seeds_in_words
+
+
+def side_by_side() -> None:
+    """Has a CPU take as many runs at once as it has cores."""
+    # Too late where JAX has begun already; then they follow each other.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def search_of(command: Tune, problem: Problem) -> Search:
+    """The search that was asked for."""
+    return Search([problem], command.trials, command.refined, command.draw)
+
+
+def tune(
+    folder: Path,
+    search: Search,
+    ledger: Ledger,
+    names: Sequence[str],
+    console: Console,
+) -> None:
+    """Runs the search and writes what it found.
+
+    Raises:
+      LedgerError: the folder has another search.
+      OSError: the disk does not take the files.
+    """
+    (problem,) = search.problems
+    found: dict[str, Sequence[Trial]] = {}
+    total = len(names) * (search.trials + search.refined)
+    with bar(total, search.budgets, console) as show:
+        for name in names:
+            found[name] = search.run(name, ledger, show)
+            with replacing(folder / "best.json") as temporary:
+                temporary.write_text(best_json(search, found), encoding="utf-8")
+    seeds = seeds_in_words(len(problem.settings.seeds))
+    title = f"{problem.task.name}, {problem.model_name}, {seeds}"
+    picture = tune_figure(search, found, title=title)
+    figures.save(picture, folder / "tune.png")
+    console.print()
+    console.print(tune_table(search, found, title=title))

@@ -1,0 +1,1 @@
+"""How each method is put together: as published, and as it is tuned."""

@@ -1,0 +1,1 @@
+"""A search over the settings of every method, on equal terms."""

@@ -1,0 +1,160 @@
+"""The trials of a search on disk, so that it goes on where it stopped."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from egd_optax.grokking.files import replacing
+from egd_optax.grokking.search.trials import Settings, Trial
+
+# Commented, as all tables of this package begin.
+_HEAD = "# sha256 of the lines below: "
+_ABOUT = ("optimizer", "trial", "score")
+
+
+class LedgerError(ValueError):
+    """Files of another search, or damaged ones."""
+
+
+class Ledger:
+    """``trials.csv`` of a folder, and in ``search.json`` which search it is of.
+
+    Args:
+      folder: exists.
+      question: what the results depend on, as JSON.
+      problems: names of the problems, in their order.
+      budgets: steps of each.
+      name: of the table, without its suffix.
+
+    Raises:
+      LedgerError: the folder has another search, or a table that is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        question: Mapping[str, Any],
+        problems: Sequence[str],
+        budgets: Sequence[int],
+        name: str = "trials",
+    ):
+        self.path = folder / f"{name}.csv"
+        self.budgets = tuple(budgets)
+        self._problems = tuple(problems)
+        about = folder / f"{'search' if name == 'trials' else name}.json"
+        asked = json.loads(json.dumps(dict(question)))
+        if about.exists():
+            self._check_question(about, asked)
+        elif self.path.exists():
+            raise LedgerError(f"{self.path} is of another search: choose another --out")
+        self.trials = self._read() if self.path.exists() else []
+        if not about.exists():
+            with replacing(about) as temporary:
+                temporary.write_text(json.dumps(asked, indent=2) + "\n")
+
+    def find(self, optimizer: str, number: int, settings: Settings) -> Trial | None:
+        """The finished trial, if it is there.
+
+        Raises:
+          LedgerError: it is there with other settings.
+        """
+        for trial in self.trials:
+            if (trial.optimizer, trial.number) == (optimizer, number):
+                if trial.settings != dict(settings):
+                    raise LedgerError(
+                        f"{self.path} has other settings for trial {number} of "
+                        f"{optimizer}: choose another --out"
+                    )
+                return trial
+        return None
+
+    def add(self, trials: Iterable[Trial]) -> None:
+        """Writes the table with these trials, too."""
+        self.trials += trials
+        with replacing(self.path) as temporary:
+            table = self.text()
+            temporary.write_text(f"{_HEAD}{_digest(table)}\n{table}", encoding="utf-8")
+
+    def text(self) -> str:
+        """The table: a line a trial."""
+        names = dict.fromkeys(name for trial in self.trials for name in trial.settings)
+        steps, accuracies = self._columns()
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, [*_ABOUT, *steps, *accuracies, *names], lineterminator="\n"
+        )
+        writer.writeheader()
+        for trial in self.trials:
+            results = [*trial.steps, *trial.accuracies]
+            found = [" ".join(map(_number, each)) for each in results]
+            writer.writerow(
+                {
+                    "optimizer": trial.optimizer,
+                    "trial": trial.number,
+                    "score": f"{trial.score(self.budgets):.1f}",
+                    **dict(zip([*steps, *accuracies], found, strict=True)),
+                    **{name: _number(x) for name, x in trial.settings.items()},
+                }
+            )
+        return text.getvalue()
+
+    def _read(self) -> list[Trial]:
+        steps, accuracies = self._columns()
+        known = {*_ABOUT, *steps, *accuracies}
+        trials = []
+        try:
+            head, table = self.path.read_text(encoding="utf-8").split("\n", 1)
+            if head != _HEAD + _digest(table):
+                raise ValueError("other than what was written")
+            for row in csv.DictReader(table.splitlines()):
+                settings = {
+                    name: float(value)
+                    for name, value in row.items()
+                    if name not in known and value
+                }
+                found = [
+                    tuple(tuple(map(float, row[name].split())) for name in columns)
+                    for columns in (steps, accuracies)
+                ]
+                trials.append(
+                    Trial(row["optimizer"], int(row["trial"]), settings, *found)
+                )
+        except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+            raise LedgerError(
+                f"{self.path} is damaged: restore it, or choose another --out"
+            ) from error
+        return trials
+
+    def _columns(self) -> tuple[list[str], list[str]]:
+        steps = [f"steps {problem}" for problem in self._problems]
+        return steps, [f"accuracy {problem}" for problem in self._problems]
+
+    def _check_question(self, about: Path, asked: dict[str, Any]) -> None:
+        try:
+            there = json.loads(about.read_text(encoding="utf-8"))
+            differing = [k for k in there | asked if there.get(k) != asked.get(k)]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise LedgerError(
+                f"{about} is damaged: restore it, or choose another --out"
+            ) from error
+        if differing:
+            name = differing[0]
+            raise LedgerError(
+                f"{about.parent} has another search: {name} is "
+                f"{there.get(name)} there and {asked.get(name)} here; choose another "
+                "--out"
+            )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _number(value: float) -> str:
+    whole = math.isfinite(value) and value == int(value)
+    return str(int(value)) if whole else repr(float(value))

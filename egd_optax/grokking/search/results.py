@@ -1,0 +1,135 @@
+"""What a search leaves: the best settings, a table, a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from egd_optax.grokking.figures import COLORS, GREY, OWN, STYLES, open_axes
+from egd_optax.grokking.recipes import settings_to_json
+from egd_optax.grokking.search.search import Search
+from egd_optax.grokking.search.trials import Trial
+from egd_optax.grokking.search.tunability import tunability
+
+Trials = Mapping[str, Sequence[Trial]]
+
+
+def best_trial(search: Search, trials: Sequence[Trial]) -> Trial:
+    """The one with the least score."""
+    return min(trials, key=lambda trial: trial.rank(search.budgets))
+
+
+def best_json(search: Search, trials: Trials) -> str:
+    """The best settings of each method, for ``egd-grok race --settings``."""
+    found: dict[str, Any] = {}
+    for name, some in trials.items():
+        best = best_trial(search, some)
+        found[name] = {
+            "score": round(best.score(search.budgets), 1),
+            "trial": best.number,
+            "settings": settings_to_json(best.settings),
+        }
+    return json.dumps(search.question() | {"optimizers": found}, indent=2) + "\n"
+
+
+def tune_table(search: Search, trials: Trials, *, title: str) -> Table:
+    """The methods by their best, for a terminal."""
+    after = [k for k in (4, 16) if k < search.trials]
+    several = "geometric mean over the problems of the " * (len(search.problems) > 1)
+    table = Table(
+        title=title,
+        caption=f"Best: least {several}median steps to the threshold on held-out "
+        "examples. Solved: trials that got there. After k: expected best of k trials; "
+        "one that did not get there counts as twice the budget.",
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("optimizer", no_wrap=True)
+    for header in ["best", "trial", "solved", *(f"after {k}" for k in after)]:
+        table.add_column(header, justify="right", no_wrap=True)
+    ranked = sorted(
+        trials, key=lambda name: best_trial(search, trials[name]).rank(search.budgets)
+    )
+    for name in ranked:
+        best = best_trial(search, trials[name])
+        solved = [trial.is_solved for trial in trials[name]]
+        expected = tunability(scores(search, trials[name])).expected
+        table.add_row(
+            name,
+            f"{best.score(search.budgets):.0f}" if best.is_solved else "–",
+            str(best.number),
+            f"{sum(solved)}/{len(solved)}",
+            *(f"{expected[k - 1]:.0f}" for k in after),
+        )
+    return table
+
+
+def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
+    """Tunability, and each trial's score at its learning rate."""
+    with matplotlib.rc_context({"font.size": 11}):
+        figure = Figure(figsize=(13, 5.6), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+    ranked = sorted(
+        trials, key=lambda name: best_trial(search, trials[name]).rank(search.budgets)
+    )
+    styles = _styles(ranked)
+    for name in reversed(ranked):
+        found = scores(search, trials[name])
+        curve = tunability(found)
+        color, style = styles[name]
+        k = np.arange(1, len(found) + 1)
+        left.fill_between(k, curve.low, curve.high, color=color, alpha=0.12, lw=0)
+        left.plot(k, curve.expected, style, color=color, lw=2, label=name)
+        rates = [trial.settings["learning_rate"] for trial in trials[name]]
+        every = [trial.score(search.budgets) for trial in trials[name]]
+        right.plot(rates, every, "o", color=color, ms=4, alpha=0.7)
+    _label(left, right)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], labels[::-1], loc="outside right center", frameon=False
+    )
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def _label(left: Axes, right: Axes) -> None:
+    for axes in (left, right):
+        open_axes(axes)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(
+            matplotlib.ticker.FuncFormatter("{:,.0f}".format)
+        )
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axes.set_xscale("log")
+    left.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter("{:,.0f}".format))
+    left.set_xlabel("trials")
+    left.set_ylabel("steps (twice the budget: not solved)")
+    left.set_title("expected best after so many trials", loc="left", fontsize=11)
+    right.set_xlabel("learning rate")
+    right.set_title("every trial", loc="left", fontsize=11)
+
+
+def _styles(ranked: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Of each method, ours in its colour; the same colours again in other strokes."""
+    others = [(color, style) for style in STYLES for color in COLORS[1:]]
+    names = [name for name in ranked if name != OWN]
+    styles = dict(zip(names, others, strict=False))
+    return {name: (GREY, "-") for name in names} | styles | {OWN: (COLORS[0], "-")}
+
+
+def scores(search: Search, trials: Sequence[Trial]) -> np.ndarray:
+    """Of the quasi-random trials alone: those near the best are no random ones."""
+    first = [trial for trial in trials if trial.number < search.trials]
+    return np.array([trial.score(search.budgets) for trial in first])

@@ -1,0 +1,152 @@
+"""Many runs of one method as one compiled program, their settings traced."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.problems.settings import check_settings, steps_per_epoch
+from egd_optax.grokking.training.program import (
+    Examples,
+    Member,
+    Program,
+    over_seeds,
+)
+
+# Runs of one call and device: enough to hide the dispatch of short ones, and few
+# enough that progress shows and little is lost when the process is killed.
+_RUNS_PER_DEVICE = {"cpu": 4}
+_RUNS_PER_ACCELERATOR = 64
+
+
+class Runs(NamedTuple):
+    """What came out of some runs."""
+
+    solved: np.ndarray  # (runs,), float: steps to the threshold; infinite: not reached
+    ended: np.ndarray  # (runs,), int: steps run
+    train_accuracy: np.ndarray  # (runs,), at the last of them
+    held_out_accuracy: np.ndarray  # (runs,)
+
+
+class Runner:
+    """Runs a method on a problem, compiled once whatever its settings.
+
+    A run ends when accuracy on held-out examples reaches the problem's threshold, when
+    the training loss is no number any more, or with the budget. Runs are spread over
+    all devices of all processes; on a CPU a device takes its own in turn, so that each
+    ends for itself.
+
+    Args:
+      problem: its settings' budget is that of every run. Held out is the validation
+        part, where there is one, else the test part: that of a problem which no result
+        is reported on.
+      build: an optimizer from its settings.
+      names: of the settings.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        build: Callable[..., optax.GradientTransformation],
+        names: Iterable[str],
+    ):
+        check_settings(problem.task, problem.settings)
+        self._problem, self._build, self._names = problem, build, tuple(names)
+        self._mesh = jax.make_mesh(
+            (jax.device_count(),), ("runs",), axis_types=(AxisType.Auto,)
+        )
+        per_device = _RUNS_PER_DEVICE.get(jax.default_backend(), _RUNS_PER_ACCELERATOR)
+        self.chunk = per_device * jax.device_count()
+
+    def __call__(
+        self, settings: Sequence[Mapping[str, float]], seeds: Sequence[int]
+    ) -> Runs:
+        """At most ``chunk`` runs: settings and seed of each."""
+        missing = self.chunk - len(seeds)
+        table = [[each[name] for name in self._names] for each in settings]
+        values = np.array(table + missing * table[:1], np.float32)
+        numbers = np.array([*seeds, *[seeds[0]] * missing], np.int32)
+        # What fills up the batch ends before it begins.
+        budgets = np.repeat([self._evaluations, 0], [len(seeds), missing])
+        found = self._compiled(values, numbers, budgets.astype(np.int32), self._data)
+        if jax.process_count() > 1:
+            # Afterwards: a collective inside gives up on a device that takes longer.
+            found = multihost_utils.process_allgather(found, tiled=True)
+        return Runs(*(np.asarray(x)[: len(seeds)] for x in found))
+
+    @property
+    def _steps_per_evaluation(self) -> int:
+        settings = self._problem.settings
+        per_epoch = steps_per_epoch(self._problem.task, settings)
+        return per_epoch * settings.epochs_per_evaluation
+
+    @property
+    def _evaluations(self) -> int:
+        return self._problem.settings.max_steps // self._steps_per_evaluation
+
+    @functools.cached_property
+    def _data(self) -> Examples:
+        task = self._problem.task
+        return Examples(jnp.asarray(task.inputs), jnp.asarray(task.labels))
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        def block(values: Any, seeds: Any, budgets: Any, data: Examples) -> Any:
+            def one(run: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+                return self._run(*run, data)
+
+            return over_seeds(one, (values, seeds, budgets))
+
+        spread = jax.shard_map(
+            block,
+            mesh=self._mesh,
+            in_specs=(P("runs"), P("runs"), P("runs"), P()),
+            out_specs=P("runs"),
+            check_vma=False,
+        )
+        return jax.jit(spread)
+
+    def _run(
+        self, values: jax.Array, seed: jax.Array, budget: jax.Array, data: Examples
+    ) -> Any:
+        problem = self._problem
+        settings = problem.settings
+        optimizer = self._build(**dict(zip(self._names, values, strict=True)))
+        program = Program(
+            problem.task,
+            problem.make_model,
+            optax.with_extra_args_support(optimizer),
+            settings,
+            steps_per_epoch(problem.task, settings),
+            chunk=1,
+        )
+        part = "validation" if settings.validation_fraction else "test"
+
+        def goes_on(carry: tuple[Member, jax.Array]) -> jax.Array:
+            member, number = carry
+            metrics = member.metrics
+            solved = metrics[f"{part}_accuracy"] >= settings.threshold
+            lost = ~jnp.isfinite(metrics["train_loss"])
+            return (number < budget) & ~solved & ~lost
+
+        def one_more(carry: tuple[Member, jax.Array]) -> tuple[Member, jax.Array]:
+            member, number = carry
+            return program.until_evaluation(member, number, data), number + 1
+
+        member, number = lax.while_loop(
+            goes_on, one_more, (program.begin(seed, data), jnp.zeros([], jnp.int32))
+        )
+        metrics = member.metrics
+        held_out = metrics[f"{part}_accuracy"]
+        steps = number * self._steps_per_evaluation
+        solved = jnp.where(held_out >= settings.threshold, steps, jnp.inf)
+        return solved, steps, metrics["train_accuracy"], held_out
