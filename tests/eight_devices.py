@@ -15,6 +15,8 @@ from optax.contrib import MuonDimensionNumbers
 
 from benchmarks.speed._collectives import collectives
 from egd_optax import egd, scale_by_egd
+from egd_optax.grokking.problems.problem import modular, with_settings
+from egd_optax.grokking.search.search import Search
 
 MESHES = {"line": ((8,), ("a",)), "grid": ((4, 2), ("a", "b"))}
 TYPES = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
@@ -301,3 +303,21 @@ def test_a_second_update_outside_of_jit_compiles_nothing(kind):
         tx.update(placed, state)
     jax.monitoring.unregister_event_duration_listener(listen)
     assert programs == []
+
+
+def test_a_search_over_all_devices_finds_what_one_finds(monkeypatch):
+    problem = with_settings(
+        modular("addition", 7, width=16),
+        **{"batch_size": 8, "max_steps": 30, "seeds": (0, 1), "threshold": 0.15},
+    )
+    # Fewer runs than devices, and more: both are filled up.
+    for trials in (3, 11):
+        search = Search([problem], trials=trials)
+        found = search.run("columns", None, lambda name, trials: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "device_count", lambda: 1)
+            one = jax.sharding.Mesh(jax.devices()[:1], ("runs",))
+            patch.setattr(jax, "make_mesh", lambda *args, **how: one)
+            alone = search.run("columns", None, lambda name, trials: None)
+        assert found == alone
+    assert any(trial.is_solved for trial in found)

@@ -159,6 +159,34 @@ def test_a_run_that_is_no_number_ends_and_is_not_solved():
     assert math.isinf(found.solved[0])
 
 
+def test_a_run_that_has_not_memorized_half_at_half_of_its_budget_is_given_up():
+    slow = drawn(SPACES["columns"], 0) | {"learning_rate": 1e-5, "shrinkage": 0.0}
+    recipe = RECIPES["columns"]
+    problem = with_settings(PROBLEM, threshold=1.0)
+    runner = runs.Runner(problem, lambda **s: recipe.build(problem, **s), recipe.space)
+    fast = slow | {"learning_rate": 0.05, "halving_steps": math.inf, "momentum": 0.9}
+    found = runner([slow, fast], [0, 0])
+    assert found.train_accuracy[0] < 0.5 < found.train_accuracy[1]
+    np.testing.assert_array_equal(found.ended, [30, 60])
+    # And one that is beaten already, before that.
+    np.testing.assert_array_equal(runner([fast], [0], at_most=10).ended, [9])
+
+
+def test_what_takes_four_times_the_best_is_given_up(monkeypatch):
+    asked = []
+    real = runs.Runner.__call__
+
+    def listening(self, settings, seeds, at_most):
+        asked.append(at_most)
+        return real(self, settings, seeds, at_most)
+
+    monkeypatch.setattr(runs.Runner, "__call__", listening)
+    found = dataclasses.replace(SEARCH, refined=1).run("columns", None, quiet)
+    best = min(trial.medians[0] for trial in found[:5])
+    assert set(asked[:-1]) == {math.inf}
+    assert asked[-1] == 4 * best < math.inf
+
+
 def test_a_problem_after_one_that_is_not_solved_is_not_run():
     hard = with_settings(PROBLEM, max_steps=3, threshold=1.0)
     both = Search([hard, PROBLEM], trials=2)
@@ -192,9 +220,9 @@ def test_finished_trials_are_kept(tmp_path, monkeypatch):
     ran = []
     real = search.Runner.__call__
 
-    def counted(self, settings, seeds):
+    def counted(self, settings, seeds, at_most):
         ran.extend(settings)
-        return real(self, settings, seeds)
+        return real(self, settings, seeds, at_most)
 
     monkeypatch.setattr(search.Runner, "__call__", counted)
     assert SEARCH.run("columns", SEARCH.ledger(tmp_path), quiet) == whole

@@ -41,13 +41,14 @@ def test_several_devices_in_one_process(devices):
 
 
 @pytest.mark.slow
-def test_two_processes_over_loopback():
+def test_two_processes_over_loopback(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-W", "error", TESTS / "two_processes.py"]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", TESTS / "two_processes.py", address, rank],
+            [*command, address, rank, tmp_path],
             env=environment(2),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -82,11 +82,11 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     ran = []
     real = search.Runner.__call__
 
-    def interrupted(self, settings, seeds):
+    def interrupted(self, settings, seeds, at_most):
         if ran:
             raise KeyboardInterrupt
         ran.append(len(settings))
-        return real(self, settings, seeds)
+        return real(self, settings, seeds, at_most)
 
     monkeypatch.setattr(search.Runner, "__call__", interrupted)
     words = ["tune", "addition", *TINY, "--optimizers", "columns", "adamw"]

@@ -1,11 +1,12 @@
 """One of two processes that whiten together; test_sharding.py starts both."""
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 
-address, process, devices = sys.argv[1], int(sys.argv[2]), 2
+address, process, folder, devices = sys.argv[1], int(sys.argv[2]), sys.argv[3], 2
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, num_processes=2, process_id=process)
 
@@ -14,6 +15,8 @@ from jax.sharding import AxisType, NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from egd_optax import scale_by_egd  # noqa: E402
+from egd_optax.grokking.problems.problem import modular, with_settings  # noqa: E402
+from egd_optax.grokking.search.search import Search  # noqa: E402
 
 assert jax.process_count() == 2
 assert len(jax.devices()) == 2 * len(jax.local_devices()) == 2 * devices
@@ -36,4 +39,18 @@ for spec in (P("data"), P()):
         exact = np.asarray(newton_schulz(leaf))
         for shard in update.addressable_shards:
             np.testing.assert_allclose(shard.data, exact[shard.index], atol=1e-5)
+
+# A search over the devices of both, kept by the first.
+problem = with_settings(
+    modular("addition", 7, width=16),
+    **{"batch_size": 8, "max_steps": 30, "seeds": (0, 1), "threshold": 0.15},
+)
+for trials in (2, 3):
+    search = Search([problem], trials=trials)
+    ledger = None if process else search.ledger(Path(folder))
+    found = search.run("columns", ledger, lambda name, trials: None)
+    assert len(found) == trials
+if not process:
+    # What one device alone finds is tested on eight of them.
+    assert search.ledger(Path(folder)).trials == found
 print(f"process {process}: same as on one device")

@@ -34,7 +34,7 @@ FAMILIES = {
             modular("multiplication", 131),
         ),
         trials=64,
-        refined=96,
+        refined=64,
     ),
     "parity": Search(
         _problems(
@@ -44,12 +44,12 @@ FAMILIES = {
             parity(48, 4, width=100),
         ),
         trials=64,
-        refined=96,
+        refined=64,
     ),
     "mnist": Search(
         _problems(600, with_settings(mnist_1k(), validation_fraction=0.2)),
         trials=64,
-        refined=96,
+        refined=64,
     ),
     "transformer": Search(
         _problems(

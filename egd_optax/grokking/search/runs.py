@@ -1,6 +1,7 @@
 """Many runs of one method as one compiled program, their settings traced."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,9 +42,10 @@ class Runner:
     """Runs a method on a problem, compiled once whatever its settings.
 
     A run ends when accuracy on held-out examples reaches the problem's threshold, when
-    the training loss is no number any more, or with the budget. Runs are spread over
-    all devices of all processes; on a CPU a device takes its own in turn, so that each
-    ends for itself.
+    the training loss is no number any more, when not half of the training examples are
+    right at half of the budget, or with the budget. Runs are spread over all devices of
+    all processes; on a CPU a device takes its own in turn, so that each ends for
+    itself.
 
     Args:
       problem: its settings' budget is that of every run. Held out is the validation
@@ -68,15 +70,25 @@ class Runner:
         self.chunk = per_device * jax.device_count()
 
     def __call__(
-        self, settings: Sequence[Mapping[str, float]], seeds: Sequence[int]
+        self,
+        settings: Sequence[Mapping[str, float]],
+        seeds: Sequence[int],
+        at_most: float = math.inf,
     ) -> Runs:
-        """At most ``chunk`` runs: settings and seed of each."""
+        """At most ``chunk`` runs: settings and seed of each.
+
+        Args:
+          settings: of each run.
+          seeds: of each run.
+          at_most: steps after which they end, if that is before the budget.
+        """
         missing = self.chunk - len(seeds)
         table = [[each[name] for name in self._names] for each in settings]
         values = np.array(table + missing * table[:1], np.float32)
         numbers = np.array([*seeds, *[seeds[0]] * missing], np.int32)
         # What fills up the batch ends before it begins.
-        budgets = np.repeat([self._evaluations, 0], [len(seeds), missing])
+        limit = min(self._evaluations, at_most // self._steps_per_evaluation)
+        budgets = np.repeat([limit, 0], [len(seeds), missing])
         found = self._compiled(values, numbers, budgets.astype(np.int32), self._data)
         if jax.process_count() > 1:
             # Afterwards: a collective inside gives up on a device that takes longer.
@@ -135,7 +147,9 @@ class Runner:
             member, number = carry
             metrics = member.metrics
             solved = metrics[f"{part}_accuracy"] >= settings.threshold
+            late = 2 * number >= self._evaluations
             lost = ~jnp.isfinite(metrics["train_loss"])
+            lost |= late & (metrics["train_accuracy"] < 0.5)
             return (number < budget) & ~solved & ~lost
 
         def one_more(carry: tuple[Member, jax.Array]) -> tuple[Member, jax.Array]:

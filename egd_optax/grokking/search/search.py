@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from egd_optax.grokking.search.trials import (
 Report = Callable[[str, Sequence[Trial]], None]
 # Refined trials after which their centre is chosen anew.
 ROUND = 16
+# Such a trial is given up on a problem for which it needs so many times the steps of
+# that best one: what other problems save cannot make up for it.
+BEATEN = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +78,21 @@ class Search:
         space = RECIPES[optimizer].space
         places = [spread_out(len(space), n, seed=self.draw) for n in range(self.trials)]
         found: list[Trial] = []
+        limits = [math.inf] * len(self.problems)
         while len(found) < self.trials + self.refined:
             begun = len(found)
             if begun >= self.trials:
-                best = min(found, key=lambda trial: trial.rank(self.budgets)).number
+                best = min(found, key=lambda trial: trial.rank(self.budgets))
+                limits = [BEATEN * median for median in best.medians]
                 rounds = range(begun, min(begun + ROUND, self.trials + self.refined))
-                places += [near(places[best], n, seed=self.draw) for n in rounds]
+                centre = places[best.number]
+                places += [near(centre, n, seed=self.draw) for n in rounds]
             new = {n: settings_at(space, places[n]) for n in range(begun, len(places))}
 
             def so_far(name: str, trials: Sequence[Trial]) -> None:
                 report(name, [*found, *trials])  # noqa: B023
 
-            found += self.evaluate(optimizer, new, ledger, so_far)
+            found += self.evaluate(optimizer, new, ledger, so_far, limits)
         return found
 
     def evaluate(
@@ -94,8 +101,17 @@ class Search:
         settings: Mapping[int, Settings],
         ledger: Ledger | None,
         report: Report,
+        limits: Sequence[float] | None = None,
     ) -> list[Trial]:
-        """The trials with these settings, by their numbers."""
+        """The trials with these settings, by their numbers.
+
+        Args:
+          optimizer: name of a recipe.
+          settings: of each trial.
+          ledger: which has those that are done; None keeps none.
+          report: told of all that are done, whenever some are.
+          limits: steps of each problem after which a run is given up.
+        """
         recipe = RECIPES[optimizer]
         runners = [
             Runner(problem, functools.partial(recipe.build, problem), recipe.space)
@@ -114,7 +130,10 @@ class Search:
                 if not left:
                     break
                 table[left, place] = _results(
-                    runner, [settings[some[i]] for i in left], seeds
+                    runner,
+                    [settings[some[i]] for i in left],
+                    seeds,
+                    math.inf if limits is None else limits[place],
                 )
                 left = [i for i in left if np.isfinite(np.median(table[i, place, 0]))]
             trials = [
@@ -129,14 +148,18 @@ class Search:
 
 
 def _results(
-    runner: Runner, settings: Sequence[Settings], seeds: Sequence[int]
+    runner: Runner,
+    settings: Sequence[Settings],
+    seeds: Sequence[int],
+    at_most: float,
 ) -> np.ndarray:
     """Steps and accuracies (trials, 2, seeds), in as many calls as its chunk asks."""
     runs = [(each, seed) for each in settings for seed in seeds]
     found = []
     for start in range(0, len(runs), runner.chunk):
         some = runs[start : start + runner.chunk]
-        done = runner([each for each, _ in some], [seed for _, seed in some])
+        asked, with_seeds = [each for each, _ in some], [seed for _, seed in some]
+        done = runner(asked, with_seeds, at_most)
         found.append(np.stack([done.solved, done.held_out_accuracy], axis=1))
     whole = np.concatenate(found).reshape(len(settings), len(seeds), 2)
     return np.swapaxes(whole, 1, 2)

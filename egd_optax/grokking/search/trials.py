@@ -28,7 +28,14 @@ class Trial:
     @property
     def is_solved(self) -> bool:
         """Whether most seeds solved every problem."""
-        return all(found and math.isfinite(np.median(found)) for found in self.steps)
+        return all(map(math.isfinite, self.medians))
+
+    @property
+    def medians(self) -> tuple[float, ...]:
+        """Over the seeds, of each problem."""
+        return tuple(
+            float(np.median(found)) if found else math.inf for found in self.steps
+        )
 
     def rank(self, budgets: Sequence[int]) -> tuple[float, float]:
         """What to sort by: the score, and among the unsolved how far they came."""
@@ -39,10 +46,9 @@ class Trial:
 
         Lower is better.
         """
-        medians = (np.median(found) if found else math.inf for found in self.steps)
         logs = [
             math.log(median if math.isfinite(median) else 2 * budget)
-            for median, budget in zip(medians, budgets, strict=True)
+            for median, budget in zip(self.medians, budgets, strict=True)
         ]
         return math.exp(sum(logs) / len(logs))
 
