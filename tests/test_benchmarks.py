@@ -150,16 +150,6 @@ def test_plateaus_alone_have_pictures_too(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.rglob("*.png")] == ["race.png"]
 
 
-def test_a_sweep_keeps_the_lines_of_recipes_that_it_does_not_run(tmp_path, monkeypatch):
-    from benchmarks.evidence import development
-
-    table = tmp_path / "table.csv"
-    assert development.others(table, ["egd"]) == []
-    table.write_text("# machine\nrecipe,settings\negd,a\nmuon,b\nadamw,c\n")
-    kept = development.others(table, ["egd", "adamw"])
-    assert kept == [{"recipe": "muon", "settings": "b"}]
-
-
 def test_the_page_of_results_is_what_the_results_say(monkeypatch):
     from benchmarks.evidence import _results_page
 

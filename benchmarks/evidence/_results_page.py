@@ -5,6 +5,7 @@ python benchmarks/evidence/_results_page.py
 
 import csv
 import dataclasses
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 import tyro
 
 from benchmarks.evidence._cells import PLATEAU, Cell, CellError, found_cells
+from benchmarks.evidence._means import family_means, seconds_of
 from benchmarks.evidence._rows import rows
+from benchmarks.evidence._searched import searched
 from benchmarks.evidence._tables import steps_text
 from egd_optax.grokking.summary import seeds_in_words
 
@@ -83,6 +86,7 @@ EXTRA = (
     ),
 )
 _SHOWN_LINES = 14
+ASKED_FOR = ("egd", "muon", "columns", "adamw")
 PLATEAUS = {row.name for row in rows("full") if row.plateau is not None}
 MARKS = "<!-- overview -->", "<!-- end of overview -->"
 
@@ -140,51 +144,70 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
 
 
 def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
-    """Our optimizer beside the best of the others, one line a problem."""
-    lines = [
-        [
-            "problem",
-            "published",
-            "`egd`, first",
-            "sustained",
-            "final",
-            "next best",
-            "plateau of `sgd`",
-        ]
-    ]
+    """Who was first, and the methods that a reader will ask for; one line a problem."""
+    seconds = seconds_of(RESULTS)
+    head = ["problem", "published", "first by steps", *(f"`{n}`" for n in ASKED_FOR)]
+    lines = [[*head, "first by the clock", "plateau of `sgd`"]]
     for name, (cells, published) in sections.items():
-        found = {cell.recipe: cell for cell in cells}
-        own = found.pop("egd", None)
-        if own is None:
+        if name.endswith(PLATEAU):
             continue
-        epochs = own.crossing("first").epochs.median
-        others = sorted(found.values(), key=lambda c: c.crossing("first").median)
+        found = {cell.recipe: cell for cell in cells}
         lines.append(
             [
                 name,
                 published,
-                f"{steps_text(own, 'first')} = {epochs:.0f} epochs",
-                steps_text(own, "sustained"),
-                f"{100 * np.median(own.final()):.1f} %",
-                f"`{others[0].recipe}`: {steps_text(others[0], 'first')}"
-                if others
-                else "not run",
-                _plateau(name, sections, own),
+                soonest({n: c.crossing("first").median for n, c in found.items()}),
+                *(
+                    steps_text(found[n], "first") if n in found else "not run"
+                    for n in ASKED_FOR
+                ),
+                soonest(
+                    {n: seconds.get((name, n), math.inf) for n in found}, unit=" s"
+                ),
+                _plateau(name, sections),
             ]
         )
     return table(lines)
 
 
-def _plateau(row: str, sections: dict[str, tuple[list[Cell], str]], own: Cell) -> str:
-    """Its end, and how many times sooner ours generalized."""
+def soonest(found: dict[str, float], unit: str = "") -> str:
+    """All that share the least value, and it."""
+    least = min(found.values(), default=math.inf)
+    if math.isinf(least):
+        return "–"
+    names = [f"`{name}`" for name in sorted(found) if found[name] == least]
+    return f"{', '.join(names)}: {_number(least)}{unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def families(sections: dict[str, tuple[list[Cell], str]], kind: str) -> str:
+    """The methods of each family in the order of their means, one line a family."""
+    cells = {name: found for name, (found, _) in sections.items()}
+    means = family_means(rows("full"), cells, seconds_of(RESULTS))
+    lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
+    for family, found in means.items():
+        reached = {n: getattr(mean, kind) for n, mean in found.items()}
+        ranked = sorted(
+            (n for n, value in reached.items() if math.isfinite(value)),
+            key=lambda n: reached[n],
+        )
+        tuned = "alike" if searched(family) else "not yet alike"
+        text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked) or "–"
+        lines.append([family, tuned, text])
+    return table(lines)
+
+
+def _plateau(row: str, sections: dict[str, tuple[list[Cell], str]]) -> str:
+    """When the plain optimizer of the paper generalizes."""
     if row not in PLATEAUS:
         return "–"
     if row + PLATEAU not in sections:
         return "not run"
     (cell,), _ = sections[row + PLATEAU]
-    times = cell.crossing("first").median / own.crossing("first").median
-    ratio = f", {times:.0f} times `egd`" if np.isfinite(times) else ""
-    return steps_text(cell, "first") + ratio
+    return steps_text(cell, "first")
 
 
 def extra_section(extra: Extra) -> str:
@@ -206,9 +229,16 @@ def extra_section(extra: Extra) -> str:
     )
 
 
+def summary(found: dict[str, tuple[list[Cell], str]]) -> str:
+    """The tables that say who is first."""
+    return "\n\n".join(
+        [families(found, "steps"), families(found, "seconds"), overview(found)]
+    )
+
+
 def page(found: dict[str, tuple[list[Cell], str]]) -> str:
     """The whole text."""
-    sections = [HEAD, f"## Overview\n\n{overview(found)}\n"]
+    sections = [HEAD, f"## Overview\n\n{summary(found)}\n"]
     sections += [race_section(name, *cells) for name, cells in found.items()]
     sections += [
         extra_section(extra)
@@ -232,7 +262,7 @@ def with_overview(text: str, found: dict[str, tuple[list[Cell], str]]) -> str:
     """The README's text with the overview as it is now."""
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    return "\n\n".join([before + MARKS[0], overview(found), MARKS[1] + after])
+    return "\n\n".join([before + MARKS[0], summary(found), MARKS[1] + after])
 
 
 def main(options: Options) -> None:

@@ -26,9 +26,7 @@ def race_table(
             "sustained": steps_text(cell, "sustained"),
             "epochs": _epochs(cell),
             "final_accuracy": f"{100 * np.median(cell.final()):.1f}%",
-            "published": published.get(cell.row, "")
-            if cell.recipe.startswith("egd")
-            else "",
+            "published": published.get(cell.row, ""),
         }
         for found in cells.values()
         for cell in found

@@ -1,14 +1,16 @@
 """Every method on every task: the tables and pictures of docs/results.md.
 
     python benchmarks/evidence/race.py --suite quick  # 2 tasks, 3 seeds: 3 minutes
-    python benchmarks/evidence/race.py --suite full  # 5 seeds: a day on two cores
+    python benchmarks/evidence/race.py --suite full  # a day on two cores
     python benchmarks/evidence/race.py --rows parity-3 mnist-1k
 
 A suite is the races, in the full one the baseline to the end of its plateau too, and
 then what is no race: toy.py, spectrum.py, nonstationary.py and clock.py. With --rows,
 --recipes or --plateau it is these races alone.
-Every recipe gets the same budget of steps on a row. But for MNIST and the transformer
-it stops early once all seeds have stayed above the threshold for 20 evaluations.
+Every recipe gets the same budget of steps on a row. But for MNIST it stops early once
+all seeds have stayed above the threshold for 20 evaluations. In the full suite, recipes
+that were among the five best in the search of their family (search.py) have ten seeds,
+the others five.
 Finished cells are kept in results/race/ and never run again: an interrupted
 run goes on where it was, and a table that is there is not made again. One line and exit
 status 2 tell of a damaged cell, of one that was run with other settings, or of another
@@ -34,6 +36,7 @@ from benchmarks.evidence._cells import (
     run_cell,
 )
 from benchmarks.evidence._rows import recipes, rows
+from benchmarks.evidence._searched import best_searched
 from benchmarks.evidence._tables import race_table, write_pictures
 from benchmarks.shared import report
 from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
@@ -56,7 +59,7 @@ class Options:
     recipes: tuple[str, ...] = ()
     """Names of recipes; none: all that serve the row."""
     seeds: int | None = None
-    """Number of seeds; None: 3 in the quick suite, 5 in the full one."""
+    """Number of seeds; None: 3 in the quick suite, 5 or 10 in the full one."""
     plateau: bool = False
     """Run the baseline alone, to the end of its published plateau."""
     quick: bool = False
@@ -108,7 +111,6 @@ def main(options: Options) -> None:
 
 def cells(options: Options, suite: str) -> Iterator[tuple[str, str, Problem]]:
     """What its row is called, the recipe and the problem of each cell asked for."""
-    seeds = options.seeds or (1 if options.quick else 3 if suite == "quick" else 5)
     chosen = [r for r in rows(suite) if not options.rows or r.name in options.rows]
     for row in chosen[:1] if options.quick else chosen:
         label, names, budget = row.name, recipes(suite, row.problem), row.budget
@@ -119,15 +121,19 @@ def cells(options: Options, suite: str) -> Iterator[tuple[str, str, Problem]]:
                 continue
             label += PLATEAU
             names, budget = [baseline(row.problem)], row.plateau
-        problem = with_settings(
-            row.problem,
-            seeds=tuple(range(seeds)),
-            max_steps=budget,
-            epochs_per_evaluation=10 if options.plateau else 1,
-        )
+        best = best_searched(row.problem.family)
         for name in names:
-            if not options.recipes or name in options.recipes:
-                yield label, name, problem
+            if options.recipes and name not in options.recipes:
+                continue
+            many = 10 if name in best else 5
+            usual = 1 if options.quick else 3 if suite == "quick" else many
+            problem = with_settings(
+                row.problem,
+                seeds=tuple(range(options.seeds or usual)),
+                max_steps=budget,
+                epochs_per_evaluation=10 if options.plateau else 1,
+            )
+            yield label, name, problem
 
 
 def race(

@@ -111,7 +111,7 @@ def main(options: Options) -> None:
     names = recipes_for(modular("addition", 7))
     steps = 100_000
     if options.quick:
-        names, steps = ("egd", "egd-rsvd"), 600
+        names, steps = ("egd", "egd-rsvd-paper"), 600
     rows = [measure(name, steps) for name in track(names, "running", transient=True)]
     note = f"net of width 16 on a + b mod 7, whole batches, {PIECES} pieces"
     report(rows, options.out / "long_runs.csv", quick=options.quick, note=note)

@@ -15,7 +15,7 @@ from flax import nnx
 
 from benchmarks.speed import _gpt2
 from egd_optax import scale_by_egd
-from egd_optax.grokking import methods
+from egd_optax.grokking.methods.matrices import all_matrices
 from egd_optax.grokking.problems.losses import LOSSES
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.problems.tasks import split
@@ -57,7 +57,7 @@ def workbench(name: str, problem: Problem) -> Model:
             for chunk in chunks
             if len(chunk) == size
         ],
-        methods.all_matrices,
+        all_matrices,
         RECIPES["egd"].settings[problem.family]["learning_rate"],
     )
 

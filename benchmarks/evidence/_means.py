@@ -1,0 +1,63 @@
+"""Steps and seconds of every recipe, over all rows of a family."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.evidence._cells import Cell
+from benchmarks.evidence._rows import Row
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Mean(NamedTuple):
+    """Geometric means over the rows of a family; infinite where one was not solved."""
+
+    steps: float
+    seconds: float  # infinite, too, where no step was timed
+
+
+def seconds_of(folder: Path = RESULTS) -> dict[tuple[str, str], float]:
+    """Seconds to the threshold by row and recipe, from clock.csv."""
+    path = folder / "clock.csv"
+    if not path.exists():
+        return {}
+    _, *lines = path.read_text().splitlines()
+    return {
+        (line["row"], line["recipe"]): float(line["seconds"])
+        for line in csv.DictReader(lines)
+        if line["seconds"]
+    }
+
+
+def family_means(
+    rows: Iterable[Row],
+    cells: Mapping[str, Sequence[Cell]],
+    seconds: Mapping[tuple[str, str], float],
+) -> dict[str, dict[str, Mean]]:
+    """Of each family, the recipes that were run on all of its rows."""
+    families: dict[str, list[str]] = {}
+    for row in rows:
+        families.setdefault(row.problem.family, []).append(row.name)
+    found: dict[str, dict[str, Mean]] = {}
+    for family, names in families.items():
+        steps = {
+            name: {c.recipe: c.crossing("first").median for c in cells.get(name, ())}
+            for name in names
+        }
+        everywhere = set.intersection(*map(set, steps.values()))
+        found[family] = {
+            recipe: Mean(
+                _geometric_mean(steps[name][recipe] for name in names),
+                _geometric_mean(seconds.get((n, recipe), math.inf) for n in names),
+            )
+            for recipe in everywhere
+        }
+    return found
+
+
+def _geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
