@@ -185,6 +185,13 @@ def test_what_takes_four_times_the_best_is_given_up(monkeypatch):
     best = min(trial.medians[0] for trial in found[:5])
     assert set(asked[:-1]) == {math.inf}
     assert asked[-1] == 4 * best < math.inf
+    # On a second problem from the second round on.
+    asked.clear()
+    monkeypatch.setattr(search, "ROUND", 4)
+    found = Search([PROBLEM, PROBLEM], trials=12).run("columns", None, quiet)
+    assert len(found) == 12
+    assert asked[0] == math.inf
+    assert 0 < sum(map(math.isfinite, asked)) < len(asked) - 3
 
 
 def test_a_problem_after_one_that_is_not_solved_is_not_run():

@@ -64,7 +64,7 @@ def tune_table(search: Search, trials: Trials, *, title: str) -> Table:
     for name in ranked:
         best = best_trial(search, trials[name])
         solved = [trial.is_solved for trial in trials[name]]
-        expected = tunability(scores(search, trials[name])).expected
+        expected = tunability(first_problem(search, trials[name])).expected
         table.add_row(
             name,
             f"{best.score(search.budgets):.0f}" if best.is_solved else "–",
@@ -85,7 +85,7 @@ def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
     )
     styles = _styles(ranked)
     for name in reversed(ranked):
-        found = scores(search, trials[name])
+        found = first_problem(search, trials[name])
         curve = tunability(found)
         color, style = styles[name]
         k = np.arange(1, len(found) + 1)
@@ -129,7 +129,11 @@ def _styles(ranked: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {name: (GREY, "-") for name in names} | styles | {OWN: (COLORS[0], "-")}
 
 
-def scores(search: Search, trials: Sequence[Trial]) -> np.ndarray:
-    """Of the quasi-random trials alone: those near the best are no random ones."""
-    first = [trial for trial in trials if trial.number < search.trials]
-    return np.array([trial.score(search.budgets) for trial in first])
+def first_problem(search: Search, trials: Sequence[Trial]) -> np.ndarray:
+    """Steps on it of the quasi-random trials alone; twice the budget: not solved.
+
+    Trials near the best are no random ones, and on other problems runs are given up
+    once they are beaten.
+    """
+    first = [trial.medians[0] for trial in trials if trial.number < search.trials]
+    return np.where(np.isfinite(first), first, 2 * search.budgets[0])

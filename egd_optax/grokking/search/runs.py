@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.problems.settings import check_settings, steps_per_epoch
+from egd_optax.grokking.problems.tasks import Split
 from egd_optax.grokking.training.program import (
     Examples,
     Member,
@@ -36,6 +37,23 @@ class Runs(NamedTuple):
     ended: np.ndarray  # (runs,), int: steps run
     train_accuracy: np.ndarray  # (runs,), at the last of them
     held_out_accuracy: np.ndarray  # (runs,)
+
+
+# A search needs no test accuracy to four digits: an evaluation looks at no more of a
+# part, the first of which are a random sample. This one's error at 95 % is 0.5 %.
+_EVALUATED = 2048
+
+
+class _Sampled(Program):
+    """Evaluates the training part and what is held out, on a sample of each."""
+
+    def evaluate(
+        self, params: Any, parts: Split, data: Examples
+    ) -> dict[str, jax.Array]:
+        none = parts.train[:0]
+        judged = parts._replace(test=none) if len(parts.validation) else parts
+        few = jax.tree.map(lambda indices: indices[:_EVALUATED], judged)
+        return super().evaluate(params, few, data)
 
 
 class Runner:
@@ -133,7 +151,7 @@ class Runner:
         problem = self._problem
         settings = problem.settings
         optimizer = self._build(**dict(zip(self._names, values, strict=True)))
-        program = Program(
+        program = _Sampled(
             problem.task,
             problem.make_model,
             optax.with_extra_args_support(optimizer),

@@ -24,10 +24,10 @@ from egd_optax.grokking.search.trials import (
 
 # Called with the trials so far of a method, whenever some are done.
 Report = Callable[[str, Sequence[Trial]], None]
-# Refined trials after which their centre is chosen anew.
+# Trials after which the best so far is asked for anew.
 ROUND = 16
-# Such a trial is given up on a problem for which it needs so many times the steps of
-# that best one: what other problems save cannot make up for it.
+# A run is given up at so many times the steps of that best one: what other problems
+# save cannot make up for it.
 BEATEN = 4
 
 
@@ -35,8 +35,10 @@ BEATEN = 4
 class Search:
     """What every method is given.
 
-    Each run has its budget, and ends when its problem is solved. A trial that does not
-    solve a problem with most of its seeds is not tried on the problems after it.
+    Each run has its budget, and ends when its problem is solved, or at four times the
+    steps of the best trial before its round of 16; but for the first problem in
+    quasi-random trials, which says what tuning costs. A trial that does not solve a
+    problem with most of its seeds is not tried on the problems after it.
 
     Args:
       problems: one setting is to serve them all; first the one that tells the most.
@@ -78,16 +80,20 @@ class Search:
         space = RECIPES[optimizer].space
         places = [spread_out(len(space), n, seed=self.draw) for n in range(self.trials)]
         found: list[Trial] = []
-        limits = [math.inf] * len(self.problems)
         while len(found) < self.trials + self.refined:
-            begun = len(found)
-            if begun >= self.trials:
+            begun, limits = len(found), [math.inf] * len(self.problems)
+            is_refined = begun >= self.trials
+            end = self.trials + self.refined if is_refined else self.trials
+            numbers = range(begun, min(begun + ROUND, end))
+            if found:
                 best = min(found, key=lambda trial: trial.rank(self.budgets))
                 limits = [BEATEN * median for median in best.medians]
-                rounds = range(begun, min(begun + ROUND, self.trials + self.refined))
-                centre = places[best.number]
-                places += [near(centre, n, seed=self.draw) for n in rounds]
-            new = {n: settings_at(space, places[n]) for n in range(begun, len(places))}
+                if is_refined:
+                    centre = places[best.number]
+                    places += [near(centre, n, seed=self.draw) for n in numbers]
+                else:
+                    limits[0] = math.inf  # what tuning costs is read off there
+            new = {n: settings_at(space, places[n]) for n in numbers}
 
             def so_far(name: str, trials: Sequence[Trial]) -> None:
                 report(name, [*found, *trials])  # noqa: B023
