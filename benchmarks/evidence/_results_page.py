@@ -1,34 +1,27 @@
-"""Writes docs/results.md and the README's overview from what is in results/.
+"""Writes docs/results.md, and parts of other pages, from what is in results/.
 
 python benchmarks/evidence/_results_page.py
 """
 
 import csv
 import dataclasses
-import math
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tyro
 
 from benchmarks.evidence._cells import PLATEAU, Cell, CellError, found_cells
-from benchmarks.evidence._means import family_means, seconds_of
 from benchmarks.evidence._rows import rows
-from benchmarks.evidence._searched import searched
-from benchmarks.evidence._tables import steps_text
+from benchmarks.evidence._search_pages import searches, start_table
+from benchmarks.evidence._summary import Sections, summary
+from benchmarks.evidence._tables import steps_text, table
 from egd_optax.grokking.summary import seeds_in_words
 
 RESULTS = Path(__file__).parent / "results"
 
 HEAD = """\
 # Results
-
-**Not on equal terms yet.** `egd` was tuned more widely than the other methods, and the
-transformer's budget ends before what some of their own papers report. On a + b mod 83
-optax's Muon, with the schedule and decay of `egd` and `adam_learning_rate=1e-3`, takes
-54 steps, `egd` 60: the README says under *Measured* what is known.
 
 **How to read the tables.** *First* is the step at which test accuracy first reaches
 the threshold (95 %, MNIST 85 %), *sustained* the step after which it never falls below
@@ -39,9 +32,11 @@ evaluations. *Final* is the median test accuracy at the last step. Rows that end
 `-plateau` are the plain optimizer of the paper, run until it generalizes, evaluated
 every 10 epochs. The pictures of the rows are what the EGD paper has in its Figures 1 to
 3, for all methods; its Figures 4 and 6 are at the end of the page.
-Settings that are not a source's own were chosen on other problems
-([how](../benchmarks/evidence/development.py):
-`python benchmarks/evidence/development.py`; tables `development-*.csv`).
+
+Names that end in `-paper`, `sgd` and `adam` have their source's own settings. The
+others were searched on other problems, each method with the same trials
+(`python benchmarks/evidence/search.py`, [how](search.md)), where a family is *tuned
+alike*; where not yet, by an earlier sweep that was wider for `egd` than for its rivals.
 """
 
 FOOT = """\
@@ -63,6 +58,7 @@ class Extra:
 
 
 EXTRA = (
+    Extra("One optimizer, eight directions", "ladder", ("ladder.png",)),
     Extra(
         "Seconds to generalize",
         "clock",
@@ -86,23 +82,16 @@ EXTRA = (
     ),
 )
 _SHOWN_LINES = 14
-ASKED_FOR = ("egd", "muon", "columns", "adamw")
-PLATEAUS = {row.name for row in rows("full") if row.plateau is not None}
-MARKS = "<!-- overview -->", "<!-- end of overview -->"
+# Where generated parts stand in pages that are otherwise written by hand.
+OVERVIEW, START = "overview", "starting points"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Writes the page of results and the overview in the README."""
+    """Writes the page of results, and parts of the README and of docs/tuning.md."""
 
     out: Path = Path(__file__).parents[2]
     """Folder that has docs/ and the README."""
-
-
-def table(lines: Iterable[Iterable[object]]) -> str:
-    head, *body = ([str(field) for field in line] for line in lines)
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
 
 
 def race_section(name: str, cells: list[Cell], published: str) -> str:
@@ -143,73 +132,6 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
     )
 
 
-def overview(sections: dict[str, tuple[list[Cell], str]]) -> str:
-    """Who was first, and the methods that a reader will ask for; one line a problem."""
-    seconds = seconds_of(RESULTS)
-    head = ["problem", "published", "first by steps", *(f"`{n}`" for n in ASKED_FOR)]
-    lines = [[*head, "first by the clock", "plateau of `sgd`"]]
-    for name, (cells, published) in sections.items():
-        if name.endswith(PLATEAU):
-            continue
-        found = {cell.recipe: cell for cell in cells}
-        lines.append(
-            [
-                name,
-                published,
-                soonest({n: c.crossing("first").median for n, c in found.items()}),
-                *(
-                    steps_text(found[n], "first") if n in found else "not run"
-                    for n in ASKED_FOR
-                ),
-                soonest(
-                    {n: seconds.get((name, n), math.inf) for n in found}, unit=" s"
-                ),
-                _plateau(name, sections),
-            ]
-        )
-    return table(lines)
-
-
-def soonest(found: dict[str, float], unit: str = "") -> str:
-    """All that share the least value, and it."""
-    least = min(found.values(), default=math.inf)
-    if math.isinf(least):
-        return "–"
-    names = [f"`{name}`" for name in sorted(found) if found[name] == least]
-    return f"{', '.join(names)}: {_number(least)}{unit}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def families(sections: dict[str, tuple[list[Cell], str]], kind: str) -> str:
-    """The methods of each family in the order of their means, one line a family."""
-    cells = {name: found for name, (found, _) in sections.items()}
-    means = family_means(rows("full"), cells, seconds_of(RESULTS))
-    lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
-    for family, found in means.items():
-        reached = {n: getattr(mean, kind) for n, mean in found.items()}
-        ranked = sorted(
-            (n for n, value in reached.items() if math.isfinite(value)),
-            key=lambda n: reached[n],
-        )
-        tuned = "alike" if searched(family) else "not yet alike"
-        text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked) or "–"
-        lines.append([family, tuned, text])
-    return table(lines)
-
-
-def _plateau(row: str, sections: dict[str, tuple[list[Cell], str]]) -> str:
-    """When the plain optimizer of the paper generalizes."""
-    if row not in PLATEAUS:
-        return "–"
-    if row + PLATEAU not in sections:
-        return "not run"
-    (cell,), _ = sections[row + PLATEAU]
-    return steps_text(cell, "first")
-
-
 def extra_section(extra: Extra) -> str:
     machine, *lines = (RESULTS / f"{extra.name}.csv").read_text().splitlines()
     head, *body = csv.reader(lines)
@@ -229,16 +151,11 @@ def extra_section(extra: Extra) -> str:
     )
 
 
-def summary(found: dict[str, tuple[list[Cell], str]]) -> str:
-    """The tables that say who is first."""
-    return "\n\n".join(
-        [families(found, "steps"), families(found, "seconds"), overview(found)]
-    )
-
-
-def page(found: dict[str, tuple[list[Cell], str]]) -> str:
+def page(found: Sections) -> str:
     """The whole text."""
     sections = [HEAD, f"## Overview\n\n{summary(found)}\n"]
+    if found_by_search := searches():
+        sections.append(f"## Search\n\n{found_by_search}")
     sections += [race_section(name, *cells) for name, cells in found.items()]
     sections += [
         extra_section(extra)
@@ -249,7 +166,7 @@ def page(found: dict[str, tuple[list[Cell], str]]) -> str:
     return "\n".join(sections)
 
 
-def race_results() -> dict[str, tuple[list[Cell], str]]:
+def race_results() -> Sections:
     """Cells of each row, and the best published result."""
     published = {row.name: row.published for row in rows("full")}
     return {
@@ -258,23 +175,33 @@ def race_results() -> dict[str, tuple[list[Cell], str]]:
     }
 
 
-def with_overview(text: str, found: dict[str, tuple[list[Cell], str]]) -> str:
-    """The README's text with the overview as it is now."""
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    return "\n\n".join([before + MARKS[0], summary(found), MARKS[1] + after])
+def with_part(text: str, name: str, part: str) -> str:
+    """A page with its generated part as it is now."""
+    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = text.split(marks[0])
+    after = rest.split(marks[1])[1]
+    return "\n\n".join([before + marks[0], part, marks[1] + after])
+
+
+def written_pages(root: Path) -> dict[Path, str]:
+    """The text of each page, as the results have it."""
+    found = race_results()
+    readme, tuning = root / "README.md", root / "docs" / "tuning.md"
+    return {
+        root / "docs" / "results.md": page(found),
+        readme: with_part(readme.read_text(), OVERVIEW, summary(found)),
+        tuning: with_part(tuning.read_text(), START, start_table()),
+    }
 
 
 def main(options: Options) -> None:
-    readme = options.out / "README.md"
-    written = options.out / "docs" / "results.md"
     try:
-        found = race_results()
+        pages = written_pages(options.out)
     except CellError as error:
         sys.exit(f"results page: {error}")
-    written.write_text(page(found))
-    readme.write_text(with_overview(readme.read_text(), found))
-    print(f"written: {written}, {readme}")
+    for path, text in pages.items():
+        path.write_text(text)
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -33,10 +33,12 @@ from rich.console import Console
 
 from benchmarks.evidence._families import FAMILIES, FINALISTS, finals
 from benchmarks.shared import report
+from egd_optax.grokking import figures
 from egd_optax.grokking.files import prepare_folder, replacing, reserved
 from egd_optax.grokking.problems.problem import with_settings
 from egd_optax.grokking.recipes import RECIPES, settings_to_json
 from egd_optax.grokking.search.progress import bar
+from egd_optax.grokking.search.results import tune_figure
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial
 
@@ -87,12 +89,12 @@ def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
     ledger, second = search.ledger(folder), finals(search)
     last = second.ledger(folder, "finals")
     console = Console()
-    rows = []
+    rows, every = [], {}
     with contextlib.ExitStack() as stack:
         total = len(names) * (search.trials + search.refined)
         show = stack.enter_context(bar(total, search.budgets, console))
         for name in names:
-            found = search.run(name, ledger, show)
+            found = every[name] = search.run(name, ledger, show)
             best = sorted(found, key=lambda t: t.rank(search.budgets))[:FINALISTS]
             again = second.evaluate(
                 name, {t.number: t.settings for t in best}, last, lambda *_: None
@@ -103,6 +105,8 @@ def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
                 f"{name:<20} {rows[-1].score(search.budgets):7.1f}  "
                 f"{solved} of {len(found)} trials solved all"
             )
+    title = f"{len(found)} trials of each method on {search.problems[0].task.name}"
+    figures.save(tune_figure(search, every, title=title), folder / "tune.png")
     return sorted(rows, key=lambda trial: trial.score(search.budgets))
 
 

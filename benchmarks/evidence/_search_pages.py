@@ -1,0 +1,41 @@
+"""What the search found, as pages show it."""
+
+from benchmarks.evidence._families import FAMILIES
+from benchmarks.evidence._searched import searched
+from benchmarks.evidence._starting_points import HEAD, starting_points
+from benchmarks.evidence._summary import ASKED_FOR
+from benchmarks.evidence._tables import table
+
+RESULTS = "../benchmarks/evidence/results/search"
+
+
+def searches() -> str:
+    """What each family's search found, and what tuning costs there."""
+    parts = []
+    for family, search in FAMILIES.items():
+        found = searched(family)
+        if not found:
+            continue
+        problems = ", ".join(problem.task.name for problem in search.problems)
+        parts += [
+            f"### {family}",
+            f"{problems}. Of each method {search.trials} quasi-random trials, and "
+            f"{search.refined} near its best, up to {search.budgets[0]} steps, one "
+            "seed. Then the five best with three other seeds; the table has the best "
+            "of them, medians and their geometric mean "
+            f"([all trials]({RESULTS}/{family}/trials.csv)).",
+            table([list(found[0]), *(list(line.values()) for line in found)]),
+            f"![Expected best after so many trials]({RESULTS}/{family}/tune.png)",
+        ]
+    return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def start_table() -> str:
+    """Of the families that were searched, where to start."""
+    lines = [
+        line
+        for family in FAMILIES
+        if searched(family)
+        for line in starting_points(family, ASKED_FOR)
+    ]
+    return table([HEAD, *lines])

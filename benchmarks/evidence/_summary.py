@@ -1,0 +1,107 @@
+"""The tables that say who is first, by steps and by the clock."""
+
+import math
+
+from benchmarks.evidence._cells import PLATEAU, Cell
+from benchmarks.evidence._means import RESULTS, family_means, seconds_of
+from benchmarks.evidence._rows import rows
+from benchmarks.evidence._searched import searched
+from benchmarks.evidence._tables import steps_text, table
+from egd_optax.grokking.recipes import RECIPES, settings_to_json
+
+PLATEAUS = {row.name for row in rows("full") if row.plateau is not None}
+# What a reader will ask for.
+ASKED_FOR = ("egd", "muon", "columns", "adamw")
+# The cells of each row, and the best published result.
+Sections = dict[str, tuple[list[Cell], str]]
+
+
+def summary(found: Sections) -> str:
+    """The tables that say who is first."""
+    return "\n\n".join(
+        [families(found, "steps"), families(found, "seconds"), overview(found)]
+    )
+
+
+def overview(sections: Sections) -> str:
+    """Who was first, and the methods that a reader will ask for; one line a problem."""
+    seconds = seconds_of(RESULTS)
+    head = ["problem", "published", "first by steps", *(f"`{n}`" for n in ASKED_FOR)]
+    lines = [[*head, "first by the clock", "plateau of `sgd`"]]
+    for name, (cells, published) in sections.items():
+        if name.endswith(PLATEAU):
+            continue
+        found = {cell.recipe: cell for cell in cells}
+        lines.append(
+            [
+                name,
+                published,
+                soonest({n: c.crossing("first").median for n, c in found.items()}),
+                *(
+                    steps_text(found[n], "first") if n in found else "not run"
+                    for n in ASKED_FOR
+                ),
+                soonest(
+                    {n: seconds.get((name, n), math.inf) for n in found}, unit=" s"
+                ),
+                _plateau(name, sections),
+            ]
+        )
+    return table(lines)
+
+
+def soonest(found: dict[str, float], unit: str = "") -> str:
+    """All that share the least value, and it."""
+    least = min(found.values(), default=math.inf)
+    if math.isinf(least):
+        return "–"
+    names = [f"`{name}`" for name in sorted(found) if found[name] == least]
+    return f"{', '.join(names)}: {_number(least)}{unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def families(sections: Sections, kind: str) -> str:
+    """The methods of each family in the order of their means, one line a family."""
+    cells = {name: found for name, (found, _) in sections.items()}
+    means = family_means(rows("full"), cells, seconds_of(RESULTS))
+    lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
+    for family, found in means.items():
+        reached = {n: getattr(mean, kind) for n, mean in found.items()}
+        ranked = sorted(
+            (n for n, value in reached.items() if math.isfinite(value)),
+            key=lambda n: reached[n],
+        )
+        tuned = "alike" if is_on_equal_terms(family, cells) else "not yet alike"
+        text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked) or "–"
+        lines.append([family, tuned, text])
+    return table(lines)
+
+
+def is_on_equal_terms(family: str, cells: dict[str, list[Cell]]) -> bool:
+    """Whether the family was searched, and raced with what the search found."""
+    if not searched(family):
+        return False
+    of_family = {row.name for row in rows("full") if row.problem.family == family}
+    tuned = [
+        (cell, RECIPES[cell.recipe].settings[family])
+        for name in of_family
+        for cell in cells.get(name, ())
+        if RECIPES[cell.recipe].space
+    ]
+    return all(
+        cell.record["question"]["recipe"] == settings_to_json(settings)
+        for cell, settings in tuned
+    )
+
+
+def _plateau(row: str, sections: Sections) -> str:
+    """When the plain optimizer of the paper generalizes."""
+    if row not in PLATEAUS:
+        return "–"
+    if row + PLATEAU not in sections:
+        return "not run"
+    (cell,), _ = sections[row + PLATEAU]
+    return steps_text(cell, "first")

@@ -1,0 +1,70 @@
+"""What the committed tables hold: equal terms, and nothing said that they do not say."""
+
+import csv
+import json
+from collections import Counter
+
+import pytest
+
+from benchmarks.evidence import _searched
+from benchmarks.evidence._families import FAMILIES, FINAL_SEEDS, FINALISTS, finals
+from benchmarks.evidence._searched import RESULTS
+from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.search.trials import settings_at, spread_out
+
+TUNED = [name for name, recipe in RECIPES.items() if recipe.space]
+SEARCHED = [family for family in FAMILIES if _searched.searched(family)]
+
+
+def table(path):
+    _, *lines = path.read_text().splitlines()
+    return list(csv.DictReader(lines))
+
+
+@pytest.mark.parametrize("family", SEARCHED)
+def test_every_method_of_a_family_had_the_same_trials_seeds_and_budget(family):
+    search, folder = FAMILIES[family], RESULTS / "search" / family
+    trials = table(folder / "trials.csv")
+    count = search.trials + search.refined
+    assert Counter(row["optimizer"] for row in trials) == dict.fromkeys(TUNED, count)
+    for name in TUNED:
+        numbers = [int(row["trial"]) for row in trials if row["optimizer"] == name]
+        assert numbers == list(range(count))
+    # Problems, budgets and seeds, as they are asked for now.
+    asked = json.loads((folder / "search.json").read_text())
+    assert asked == json.loads(json.dumps(search.question()))
+    steps = [key for key in trials[0] if key.startswith("steps ")]
+    assert len(steps) == len(search.problems)
+    for row in trials:
+        assert len(row[steps[0]].split()) == 1
+    again = table(folder / "finals.csv")
+    assert Counter(r["optimizer"] for r in again) == dict.fromkeys(TUNED, FINALISTS)
+    assert all(len(row[steps[0]].split()) == len(FINAL_SEEDS) for row in again)
+    asked = json.loads((folder / "finals.json").read_text())
+    assert asked == json.loads(json.dumps(finals(search).question()))
+
+
+@pytest.mark.parametrize("family", SEARCHED)
+def test_the_quasi_random_trials_are_those_of_the_declared_space(family):
+    search = FAMILIES[family]
+    for row in table(RESULTS / "search" / family / "trials.csv"):
+        number, space = int(row["trial"]), RECIPES[row["optimizer"]].space
+        if number < search.trials:
+            places = spread_out(len(space), number, seed=search.draw)
+            found = {name: float(row[name]) for name in space}
+            assert found == settings_at(space, places)
+
+
+@pytest.mark.parametrize("family", SEARCHED)
+def test_recipes_have_the_settings_that_the_finals_chose(family):
+    again = table(RESULTS / "search" / family / "finals.csv")
+    for name in TUNED:
+        own = [row for row in again if row["optimizer"] == name]
+        best = min(float(row["score"]) for row in own)
+        settings = RECIPES[name].settings[family]
+        chosen = [
+            row
+            for row in own
+            if all(float(row[key]) == value for key, value in settings.items())
+        ]
+        assert [float(row["score"]) for row in chosen] == [best], name
