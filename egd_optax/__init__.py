@@ -8,6 +8,7 @@ from egd_optax.leaves.haiku_layouts import haiku_dimension_numbers
 from egd_optax.leaves.table import tabulate_matrices
 from egd_optax.polar.eigh import polar_by_eigh
 from egd_optax.polar.newton_schulz import polar_by_newton_schulz
+from egd_optax.polar.platform import polar_factor
 from egd_optax.polar.randomized import polar_by_randomized_svd
 from egd_optax.polar.svd import polar_by_svd
 from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
@@ -74,6 +75,7 @@ __all__ = [
     "polar_by_newton_schulz",
     "polar_by_randomized_svd",
     "polar_by_svd",
+    "polar_factor",
     "scale_by_egd",
     "scale_by_randomized_egd",
     "singular_values",

@@ -48,6 +48,7 @@ OTHERS = {
     "flax_dimension_numbers",
     "haiku_dimension_numbers",
     "polar_by_eigh",
+    "polar_factor",
     "polar_by_newton_schulz",
     "polar_by_randomized_svd",
     "polar_by_svd",

@@ -1,4 +1,4 @@
-"""What the committed tables hold: equal terms, and nothing said that they do not say."""
+"""What the committed tables hold: equal terms, and no claim beyond them."""
 
 import csv
 import json

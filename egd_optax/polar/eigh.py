@@ -88,12 +88,17 @@ def polar_and_failures(
     return of_stacks(_by_eigh, checked_matrix(x), checked_rcond(rcond))
 
 
+def on_a_cpu(x: jax.Array, rcond: jax.Array) -> jax.Array:
+    """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries below four.
+
+    A CPU has float64 at half the speed of float32, which beats several passes;
+    accelerators have it slowly or not at all.
+    """
+    return (iterated if jnp.finfo(x.dtype).bits > 32 else in_float64)(x, rcond)
+
+
 def _whitened(x: jax.Array, rcond: jax.Array) -> jax.Array:
-    if jnp.finfo(x.dtype).bits > 32:
-        return iterated(x, rcond)
-    # A CPU has float64 at half the speed of float32, which beats several passes;
-    # accelerators have it slowly or not at all.
-    return lax.platform_dependent(x, rcond, cpu=in_float64, default=iterated)
+    return lax.platform_dependent(x, rcond, cpu=on_a_cpu, default=iterated)
 
 
 # Below this, relative to the largest, singular values of a float32 matrix are rounding

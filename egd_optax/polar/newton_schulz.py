@@ -120,10 +120,10 @@ def _polar_by_newton_schulz(
     if x.size == 0:
         return x
     wide, back = as_wide(x)
-    return back(_whitened(unit_scale(wide).astype(dtype), steps))
+    return back(unrolled(unit_scale(wide).astype(dtype), steps))
 
 
-def _whitened(x: jax.Array, steps: int) -> jax.Array:
+def unrolled(x: jax.Array, steps: int) -> jax.Array:
     """Polar factor of wide matrices ``(..., m, n)``, m ≤ n, with entries below four."""
     stages = _stages(x, steps)
     gram = gram_matrix(x)

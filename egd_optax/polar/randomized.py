@@ -14,8 +14,8 @@ from egd_optax.arguments import (
 )
 from egd_optax.meshes import brought_along, keep_sharding
 from egd_optax.polar.derivative import with_derivative
-from egd_optax.polar.eigh import polar_and_failures
 from egd_optax.polar.linear_algebra import adjoint, product
+from egd_optax.polar.platform import factor_and_failures
 from egd_optax.polar.stacks import of_stacks, one_at_a_time_on_cpu
 
 
@@ -38,7 +38,7 @@ def polar_by_randomized_svd(
 
     with a QR decomposition after every product, as powers alone would leave nothing
     but the first direction. What lies in the span of Q is then resolved as exactly as
-    by :func:`polar_by_eigh`. Result: ``min(rank, m, n)`` singular values of one, fewer
+    by :func:`polar_factor`. Result: ``min(rank, m, n)`` singular values of one, fewer
     where X has lower rank. They belong to the leading directions up to a share of
     others of order (σ_{r+1} / σ_r)^(2q + 1).
 
@@ -49,7 +49,7 @@ def polar_by_randomized_svd(
       x: array of shape ``(..., m, n)``, floating or complex; leading axes are batch
         axes, and each matrix has a sketch of its own. Computed in at least float32.
       rank: number r of directions, a static integer. Matrices with no more than that
-        are whitened entirely, by :func:`polar_by_eigh`.
+        are whitened entirely, by :func:`polar_factor`.
       key: random key of the sketch: same key, same result.
       power_iterations: number q of times that X Xᴴ is applied.
 
@@ -92,7 +92,7 @@ def randomized_polar_and_failures(
     """:func:`polar_by_randomized_svd`, and for which matrices the eigh failed."""
     x, rank = checked_matrix(x), checked_count("rank", rank)
     if rank >= min(x.shape[-2:]):
-        return polar_and_failures(x)
+        return factor_and_failures(x)
     key, power_iterations = brought_along(key), brought_along(power_iterations)
     return _polar_by_randomized_svd(x, rank, key, power_iterations)
 
@@ -122,7 +122,7 @@ def _leading_directions(
 
     q = orthonormal(product(x, sketch))
     q = lax.fori_loop(0, power_iterations, power_iteration, q)
-    factor, failed = polar_and_failures(product(adjoint(q), x))
+    factor, failed = factor_and_failures(product(adjoint(q), x))
     return product(q, factor), failed
 
 

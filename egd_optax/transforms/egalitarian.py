@@ -13,6 +13,7 @@ from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.leaves.mapping import map_matrices_and_count
 from egd_optax.leaves.sharding import spread_over_devices
 from egd_optax.polar.eigh import polar_and_failures, polar_by_eigh
+from egd_optax.polar.platform import factor_and_failures, polar_factor
 
 
 class ScaleByEGDState(NamedTuple):
@@ -52,7 +53,7 @@ def scale_by_egd(
 
     Args:
       polar_fn: polar factor of arrays ``(..., m, n)``; None takes
-        :func:`egd_optax.polar_by_eigh`.
+        :func:`egd_optax.polar_factor`: what is best on the platform.
       weight_dimension_numbers: a tree (or a prefix of one) of
         ``optax.contrib.MuonDimensionNumbers``, or a function from the tree of updates
         to one, that says which axes of a leaf are input (reduction) and output; axes
@@ -87,7 +88,9 @@ def scale_by_egd(
     given = None if polar_fn is None else checked_whitening(polar_fn)
 
     def with_failures(stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if given is None or polar_fn is polar_by_eigh:
+        if given is None or polar_fn is polar_factor:
+            return factor_and_failures(stack)
+        if polar_fn is polar_by_eigh:
             return polar_and_failures(stack)
         return given(stack), jnp.zeros(len(stack), bool)
 

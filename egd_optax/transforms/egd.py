@@ -105,7 +105,7 @@ def egd(
         takes that of the leaf, at least float32. Adam's second moment has that always:
         in bfloat16 it would stand still where a gradient has become small.
       polar_fn: polar factor of arrays ``(..., m, n)``, at least float32; None takes
-        :func:`egd_optax.polar_by_eigh`.
+        :func:`egd_optax.polar_factor`.
       weight_dimension_numbers: which leaves are matrices, as in :func:`scale_by_egd`.
 
     Returns:

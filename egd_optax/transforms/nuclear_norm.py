@@ -10,7 +10,7 @@ from egd_optax.leaves.checks import (
     Mask,
 )
 from egd_optax.leaves.layouts import WeightDimensionNumbers
-from egd_optax.polar.eigh import polar_by_eigh
+from egd_optax.polar.platform import polar_factor
 from egd_optax.transforms.penalties import add_to_gradient, of_matrices
 
 
@@ -34,7 +34,7 @@ def add_nuclear_norm_penalty(
     Args:
       strength: factor of the penalty, a number or a schedule.
       polar_fn: polar factor of arrays ``(..., m, n)``; None takes
-        :func:`egd_optax.polar_by_eigh`.
+        :func:`egd_optax.polar_factor`.
       weight_dimension_numbers: which axes of each leaf are input and output, as in
         :func:`egd_optax.scale_by_egd`.
       mask: tree of booleans (or a prefix, or a function of the parameters that gives
@@ -62,7 +62,7 @@ def add_nuclear_norm_penalty(
     through an SVD; Watson, *Characterization of the subdifferential of some matrix
     norms* (1992), has its subgradient.
     """
-    whiten = polar_by_eigh if polar_fn is None else checked_whitening(polar_fn)
+    whiten = polar_factor if polar_fn is None else checked_whitening(polar_fn)
     return add_to_gradient(
         of_matrices(whiten, weight_dimension_numbers), strength, mask
     )
