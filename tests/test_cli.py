@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -145,3 +146,34 @@ def test_help_names_commands_and_usage_errors_exit_with_2():
     answer = run("race", "addition", "--seeds", "many")
     assert answer.returncode == 2
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_unless_told_otherwise(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    def run(home, *more):
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("JAX_", "XDG_"))
+        }
+        words = ["train", "addition", *SMALL, "--seeds", "1", "--out", tmp_path / "out"]
+        return subprocess.run(
+            [sys.executable, "-m", "egd_optax.grokking.cli", *words, *more],
+            env=environment | {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    kept = tmp_path / "home" / ".cache" / "egd-optax" / "jax"
+    run(tmp_path / "home", "--no-keep-compiled")
+    assert not kept.exists()
+    run(tmp_path / "home")
+    programs = set(kept.iterdir())
+    assert programs
+    run(tmp_path / "home")
+    assert {path for path in kept.iterdir() if "-cache" in path.name} <= programs
+    # Nowhere to keep them is no reason to stop, or to say anything.
+    assert run(tmp_path / "file").stderr == ""

@@ -59,6 +59,8 @@ class Experiment(abc.ABC):
     """Epochs between two evaluations."""
     out: Path = Path("runs/latest")
     """Folder for all that the command leaves."""
+    keep_compiled: bool = True
+    """Keeps compiled programs in the cache folder: the next run starts sooner."""
 
     @abc.abstractmethod
     def recipes(self) -> tuple[str, ...] | None:

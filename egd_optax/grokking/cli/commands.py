@@ -24,6 +24,7 @@ from egd_optax.grokking.cli.arguments import (
     Tune,
     prepare,
 )
+from egd_optax.grokking.cli.compiled import keep_compiled
 from egd_optax.grokking.cli.tune import search_of, side_by_side, tune
 from egd_optax.grokking.cli.usage import in_flags, parse
 from egd_optax.grokking.files import in_one_line, replacing, reserved
@@ -48,6 +49,8 @@ def main() -> None:
     """
     try:
         command = parse(sys.argv[1:])
+        if command.keep_compiled:
+            keep_compiled()
         if isinstance(command, Tune):
             side_by_side()
     except ValueError as error:
@@ -93,7 +96,7 @@ def _checkpoints(command: Experiment) -> Checkpoints | None:
     if not isinstance(command, Train) or command.checkpoint_every is None:
         return None
     # Which files are written, where and when changes no number.
-    aside = {"out", "checkpoint_every", "resume", "track"}
+    aside = {"out", "checkpoint_every", "resume", "track", "keep_compiled"}
     fields = dataclasses.asdict(command)
     identity = {name: str(fields[name]) for name in fields.keys() - aside}
     identity |= _versions() | {"device": jax.devices()[0].device_kind}
