@@ -3,6 +3,7 @@
 import math
 
 from benchmarks.evidence._cells import PLATEAU, Cell
+from benchmarks.evidence._families import FAMILIES
 from benchmarks.evidence._means import RESULTS, family_means, seconds_of
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._searched import searched
@@ -18,9 +19,23 @@ Sections = dict[str, tuple[list[Cell], str]]
 
 def summary(found: Sections) -> str:
     """The tables that say who is first."""
-    return "\n\n".join(
-        [families(found, "steps"), families(found, "seconds"), overview(found)]
-    )
+    parts = [families(found, "steps"), families(found, "seconds"), overview(found)]
+    if by_search := development():
+        parts.insert(0, by_search)
+    return "\n\n".join(parts)
+
+
+def development() -> str:
+    """The methods on the development problems, each with its best setting there."""
+    lines = [["family", "steps on its development problems, geometric mean"]]
+    for family in FAMILIES:
+        ranked = [
+            f"`{line['optimizer']}` {_number(float(line['score']))}"
+            for line in searched(family)
+        ]
+        if ranked:
+            lines.append([family, ", ".join(ranked)])
+    return table(lines) if len(lines) > 1 else ""
 
 
 def overview(sections: Sections) -> str:

@@ -14,7 +14,12 @@ from egd_optax.grokking.files import replacing
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.search.ledger import Ledger
 from egd_optax.grokking.search.progress import bar
-from egd_optax.grokking.search.results import best_json, tune_figure, tune_table
+from egd_optax.grokking.search.results import (
+    best_json,
+    best_trial,
+    tune_figure,
+    tune_table,
+)
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial
 from egd_optax.grokking.summary import seeds_in_words
@@ -51,6 +56,7 @@ def tune(
     with bar(total, search.budgets, console) as show:
         for name in names:
             found[name] = search.run(name, ledger, show)
+            console.print(line(search, name, found[name]))
             with replacing(folder / "best.json") as temporary:
                 temporary.write_text(best_json(search, found), encoding="utf-8")
     seeds = seeds_in_words(len(problem.settings.seeds))
@@ -59,3 +65,10 @@ def tune(
     figures.save(picture, folder / "tune.png")
     console.print()
     console.print(tune_table(search, found, title=title))
+
+
+def line(search: Search, name: str, trials: Sequence[Trial]) -> str:
+    """What became of a method."""
+    best, solved = best_trial(search, trials), sum(t.is_solved for t in trials)
+    steps = f"{best.score(search.budgets):6.0f} steps" if best.is_solved else "–"
+    return f"{name:<20} {steps:>12}  {solved} of {len(trials)} trials got there"

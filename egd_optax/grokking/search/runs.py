@@ -26,7 +26,7 @@ from egd_optax.grokking.training.program import (
 
 # Runs of one call and device: enough to hide the dispatch of short ones, and few
 # enough that progress shows and little is lost when the process is killed.
-_RUNS_PER_DEVICE = {"cpu": 4}
+_RUNS_PER_DEVICE = {"cpu": 8}
 _RUNS_PER_ACCELERATOR = 64
 
 
@@ -106,12 +106,17 @@ class Runner:
         numbers = np.array([*seeds, *[seeds[0]] * missing], np.int32)
         # What fills up the batch ends before it begins.
         limit = min(self._evaluations, at_most // self._steps_per_evaluation)
-        budgets = np.repeat([limit, 0], [len(seeds), missing])
-        found = self._compiled(values, numbers, budgets.astype(np.int32), self._data)
+        budgets = np.repeat([limit, 0], [len(seeds), missing]).astype(np.int32)
+        # Dealt out like cards: a device has a block of the batch, and the first of
+        # them would have all runs of a batch that is not full.
+        order = np.arange(self.chunk).reshape(-1, jax.device_count()).T.ravel()
+        dealt = (x[order] for x in (values, numbers, budgets))
+        found = self._compiled(*dealt, self._data)
         if jax.process_count() > 1:
             # Afterwards: a collective inside gives up on a device that takes longer.
             found = multihost_utils.process_allgather(found, tiled=True)
-        return Runs(*(np.asarray(x)[: len(seeds)] for x in found))
+        back = np.argsort(order)[: len(seeds)]
+        return Runs(*(np.asarray(x)[back] for x in found))
 
     @property
     def _steps_per_evaluation(self) -> int:
