@@ -1,5 +1,7 @@
 """Whitening on a mesh of eight CPU devices; test_sharding.py runs this in a process."""
 
+import contextlib
+import dataclasses
 import functools
 import math
 
@@ -16,7 +18,10 @@ from optax.contrib import MuonDimensionNumbers
 from benchmarks.speed._collectives import collectives
 from egd_optax import egd, scale_by_egd
 from egd_optax.grokking.problems.problem import modular, with_settings
+from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.search.search import Search
+from egd_optax.grokking.training.checkpoints import Checkpoints
+from egd_optax.grokking.training.run import train
 
 MESHES = {"line": ((8,), ("a",)), "grid": ((4, 2), ("a", "b"))}
 TYPES = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
@@ -305,19 +310,65 @@ def test_a_second_update_outside_of_jit_compiles_nothing(kind):
     assert programs == []
 
 
-def test_a_search_over_all_devices_finds_what_one_finds(monkeypatch):
-    problem = with_settings(
-        modular("addition", 7, width=16),
-        **{"batch_size": 8, "max_steps": 30, "seeds": (0, 1), "threshold": 0.15},
-    )
+SMALL = with_settings(
+    modular("addition", 7, width=16),
+    **{"batch_size": 8, "max_steps": 30, "threshold": 0.15},
+)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """A context in which the workbench knows the first device alone."""
+
+    @contextlib.contextmanager
+    def context():
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "device_count", lambda: 1)
+            yield
+
+    return context
+
+
+def test_a_search_over_all_devices_finds_what_one_finds(one_device):
+    problem = with_settings(SMALL, seeds=(0, 1))
     # Fewer runs than devices, and more: both are filled up.
     for trials in (3, 11):
         search = Search([problem], trials=trials)
         found = search.run("columns", None, lambda name, trials: None)
-        with monkeypatch.context() as patch:
-            patch.setattr(jax, "device_count", lambda: 1)
-            one = jax.sharding.Mesh(jax.devices()[:1], ("runs",))
-            patch.setattr(jax, "make_mesh", lambda *args, **how: one)
+        with one_device():
             alone = search.run("columns", None, lambda name, trials: None)
         assert found == alone
     assert any(trial.is_solved for trial in found)
+
+
+@pytest.mark.parametrize("seeds", [3, 9])
+def test_seeds_over_all_devices_train_as_on_one(seeds, one_device, tmp_path):
+    problem = with_settings(SMALL, seeds=tuple(range(seeds)))
+    optimizer = RECIPES["egd"].make(problem)
+
+    def run(**how):
+        return train(
+            problem.task, problem.make_model, optimizer, problem.settings, **how
+        )
+
+    found = run()
+    with one_device():
+        alone = run()
+    for name, values in alone.metrics.items():
+        assert values.shape == (10, seeds)
+        np.testing.assert_allclose(found.metrics[name], values, atol=1e-5)
+    if seeds != 3:
+        return
+
+    # What was saved on eight devices goes on, there and on one.
+    for context in (contextlib.nullcontext, one_device):
+        folder = tmp_path / context.__name__
+        short = dataclasses.replace(problem.settings, max_steps=15)
+        train(
+            *(problem.task, problem.make_model, optimizer, short),
+            checkpoints=Checkpoints(folder, 15, {}, resume=False),
+        )
+        with context():
+            again = run(checkpoints=Checkpoints(folder, 15, {}, resume=True))
+        for name, values in found.metrics.items():
+            np.testing.assert_allclose(again.metrics[name], values, atol=1e-5)

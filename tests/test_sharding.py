@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent
@@ -63,3 +64,6 @@ def test_two_processes_over_loopback(tmp_path):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     assert all("same as on one device" in output for output in outputs)
+    # Both know what all devices found.
+    first, second = (np.load(tmp_path / f"{rank}.npy") for rank in (0, 1))
+    np.testing.assert_array_equal(first, second)

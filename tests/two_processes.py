@@ -16,7 +16,9 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from egd_optax import scale_by_egd  # noqa: E402
 from egd_optax.grokking.problems.problem import modular, with_settings  # noqa: E402
+from egd_optax.grokking.recipes import RECIPES  # noqa: E402
 from egd_optax.grokking.search.search import Search  # noqa: E402
+from egd_optax.grokking.training.run import train  # noqa: E402
 
 assert jax.process_count() == 2
 assert len(jax.devices()) == 2 * len(jax.local_devices()) == 2 * devices
@@ -53,4 +55,17 @@ for trials in (2, 3):
 if not process:
     # What one device alone finds is tested on eight of them.
     assert search.ledger(Path(folder)).trials == found
+# And training, reported by the first alone.
+reported = []
+history = train(
+    problem.task,
+    problem.make_model,
+    RECIPES["egd"].make(problem),
+    problem.settings,
+    report=reported.append,
+)
+assert bool(reported) == (not process)
+assert history.metrics["test_accuracy"].shape == (10, 2)
+path = Path(folder) / f"{process}.npy"
+np.save(path, history.metrics["train_loss"])
 print(f"process {process}: same as on one device")

@@ -10,18 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.problems.settings import check_settings, steps_per_epoch
 from egd_optax.grokking.problems.tasks import Split
+from egd_optax.grokking.training.devices import on_host, over_devices, over_seeds
 from egd_optax.grokking.training.program import (
     Examples,
     Member,
     Program,
-    over_seeds,
 )
 
 # Runs of one call and device: enough to hide the dispatch of short ones, and few
@@ -81,9 +78,6 @@ class Runner:
     ):
         check_settings(problem.task, problem.settings)
         self._problem, self._build, self._names = problem, build, tuple(names)
-        self._mesh = jax.make_mesh(
-            (jax.device_count(),), ("runs",), axis_types=(AxisType.Auto,)
-        )
         per_device = _RUNS_PER_DEVICE.get(jax.default_backend(), _RUNS_PER_ACCELERATOR)
         self.chunk = per_device * jax.device_count()
 
@@ -110,13 +104,10 @@ class Runner:
         # Dealt out like cards: a device has a block of the batch, and the first of
         # them would have all runs of a batch that is not full.
         order = np.arange(self.chunk).reshape(-1, jax.device_count()).T.ravel()
-        dealt = (x[order] for x in (values, numbers, budgets))
-        found = self._compiled(*dealt, self._data)
-        if jax.process_count() > 1:
-            # Afterwards: a collective inside gives up on a device that takes longer.
-            found = multihost_utils.process_allgather(found, tiled=True)
+        dealt = tuple(x[order] for x in (values, numbers, budgets))
+        found = on_host(self._compiled(dealt, self._data), self.chunk)
         back = np.argsort(order)[: len(seeds)]
-        return Runs(*(np.asarray(x)[back] for x in found))
+        return Runs(*(x[back] for x in found))
 
     @property
     def _steps_per_evaluation(self) -> int:
@@ -135,24 +126,13 @@ class Runner:
 
     @functools.cached_property
     def _compiled(self) -> Callable[..., Any]:
-        def block(values: Any, seeds: Any, budgets: Any, data: Examples) -> Any:
-            def one(run: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
-                return self._run(*run, data)
+        def in_turn(runs: Any, data: Examples) -> Any:
+            return over_seeds(lambda run: self._run(run, data), runs)
 
-            return over_seeds(one, (values, seeds, budgets))
+        return jax.jit(over_devices(in_turn))
 
-        spread = jax.shard_map(
-            block,
-            mesh=self._mesh,
-            in_specs=(P("runs"), P("runs"), P("runs"), P()),
-            out_specs=P("runs"),
-            check_vma=False,
-        )
-        return jax.jit(spread)
-
-    def _run(
-        self, values: jax.Array, seed: jax.Array, budget: jax.Array, data: Examples
-    ) -> Any:
+    def _run(self, run: tuple[jax.Array, jax.Array, jax.Array], data: Examples) -> Any:
+        values, seed, budget = run
         problem = self._problem
         settings = problem.settings
         optimizer = self._build(**dict(zip(self._names, values, strict=True)))

@@ -141,10 +141,3 @@ class Program:
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef[nnx.Module]:
         return nnx.split(nnx.eval_shape(lambda: self.make_model(nnx.Rngs(0))))[0]
-
-
-def over_seeds(fn: Callable[..., Any], members: Any) -> Any:
-    """In turn on a CPU, where each then runs its own branches only; else batched."""
-    if jax.default_backend() == "cpu":
-        return lax.map(fn, members)
-    return jax.vmap(fn)(members)

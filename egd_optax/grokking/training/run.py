@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,15 @@ from egd_optax.grokking.problems.settings import (
 )
 from egd_optax.grokking.problems.tasks import Task
 from egd_optax.grokking.training.checkpoints import Checkpoints
+from egd_optax.grokking.training.devices import (
+    filled_up,
+    first,
+    on_host,
+    over_devices,
+    over_seeds,
+)
 from egd_optax.grokking.training.history import History
-from egd_optax.grokking.training.program import Examples, Program, over_seeds
+from egd_optax.grokking.training.program import Examples, Program
 
 # Work between two looks at the clock: enough to hide the dispatch, and short enough
 # for a progress bar.
@@ -38,8 +46,10 @@ def train(
     or after as many as the settings say.
 
     All steps run in one compiled program: a scan over steps inside a loop over
-    evaluations, for all seeds. Accelerators take the seeds under ``vmap``; a CPU takes
-    them one after another (``lax.map``), so that each seed runs only its own branches.
+    evaluations, for all seeds. These are laid over all devices of all processes that
+    JAX knows; every process calls this function alike, the first of them reports and
+    saves. Within a device accelerators take the seeds under ``vmap``; a CPU takes them
+    one after another (``lax.map``), so that each seed runs only its own branches.
 
     Every update is given ``train_accuracy`` (and ``validation_accuracy``, where there
     is a validation part) of the last evaluation as extra arguments, for
@@ -71,16 +81,20 @@ def train(
     data = Examples(jnp.asarray(task.inputs), jnp.asarray(task.labels))
     tx = optax.with_extra_args_support(optimizer)
     program = Program(task, make_model, tx, settings, per_epoch, chunk)
-    members = jax.jit(
-        lambda seeds, data: over_seeds(lambda seed: program.begin(seed, data), seeds)
-    )(jnp.array(settings.seeds), data)
-    advance = (
-        jax.jit(
-            lambda members, first, count, data: over_seeds(
-                lambda member: program.advance(member, first, count, data), members
-            ),
-            donate_argnums=0,
+    runs = len(settings.seeds)
+
+    def begun(seeds: jax.Array, data: Examples) -> Any:
+        return over_seeds(lambda seed: program.begin(seed, data), seeds)
+
+    def advanced(members: Any, begin: jax.Array, number: jax.Array, data: Any) -> Any:
+        return over_seeds(
+            lambda member: program.advance(member, begin, number, data), members
         )
+
+    seeds = filled_up(np.array(settings.seeds))
+    members = jax.jit(over_devices(begun))(seeds, data)
+    advance = (
+        jax.jit(over_devices(advanced), donate_argnums=0)
         .lower(members, 0, chunk, data)
         .compile()
     )
@@ -90,7 +104,8 @@ def train(
     period, seconds_before = evaluations, 0.0
     if checkpoints is not None:
         period = math.ceil(checkpoints.every / steps_per_row)
-        members, rows, seconds_before = checkpoints.restore(members)
+        found, rows, seconds_before = checkpoints.restore(first(members, runs))
+        members = filled_up(found) if rows else members
     done, start = 0, time.perf_counter()
     while True:
         if rows:
@@ -106,14 +121,17 @@ def train(
             )
             finished = done == evaluations or _has_grokked(history, settings)
             if checkpoints is not None and (finished or done % period == 0):
-                checkpoints.save(members, history)
-            if report is not None:
+                saved = first(members, runs)
+                if not jax.process_index():
+                    checkpoints.save(saved, history)
+            if report is not None and not jax.process_index():
                 report(history)
             if finished:
                 return history
         count = min(chunk, evaluations - done, period - done % period)
         members, measured = advance(members, done, count, data)
-        rows.append({k: np.asarray(v).T[:count] for k, v in measured.items()})
+        measured = on_host(measured, runs)
+        rows.append({k: v.T[:count] for k, v in measured.items()})
 
 
 def _has_grokked(history: History, settings: Settings) -> bool:

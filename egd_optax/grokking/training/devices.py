@@ -1,0 +1,78 @@
+"""Runs laid over all devices of all processes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+# Of every array with one entry a run.
+_RUNS = "runs"
+
+
+def over_devices(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Each device takes its share of the runs.
+
+    ``fn`` maps a tree of arrays with a leading axis of runs, and further arguments that
+    all runs share, to such a tree, run by run. There are as many for each device
+    (:func:`filled_up`). No collective is within: a device that is done
+    waits for no other.
+    """
+    if jax.device_count() == 1:
+        return fn
+
+    def spread(runs: Any, *shared: Any) -> Any:
+        return jax.shard_map(
+            fn,
+            mesh=_mesh(),
+            in_specs=(P(_RUNS), *(P() for _ in shared)),
+            out_specs=P(_RUNS),
+            check_vma=False,
+        )(runs, *shared)
+
+    return spread
+
+
+def filled_up(runs: Any) -> Any:
+    """The runs, and the last of them again until each device has as many."""
+    count = len(jax.tree.leaves(runs)[0])
+    devices = jax.device_count()
+    places = np.minimum(np.arange(-(-count // devices) * devices), count - 1)
+    if len(places) == count:
+        return runs
+    return jax.tree.map(lambda x: x[places], runs)
+
+
+def first(runs: Any, count: int) -> Any:
+    """The first so many runs, of several processes on each of them."""
+    if jax.process_count() > 1:
+        runs = _everywhere()(runs)
+    if len(jax.tree.leaves(runs)[0]) == count:
+        return runs
+    return jax.tree.map(lambda x: x[:count], runs)
+
+
+def on_host(runs: Any, count: int) -> Any:
+    """The same as NumPy arrays."""
+    return jax.tree.map(np.asarray, first(runs, count))
+
+
+def over_seeds(fn: Callable[..., Any], members: Any) -> Any:
+    """In turn on a CPU, where each then runs its own branches only; else batched."""
+    if jax.default_backend() == "cpu":
+        return lax.map(fn, members)
+    return jax.vmap(fn)(members)
+
+
+@functools.cache
+def _mesh() -> Mesh:
+    return jax.make_mesh((jax.device_count(),), (_RUNS,), axis_types=(AxisType.Auto,))
+
+
+@functools.cache
+def _everywhere() -> Callable[[Any], Any]:
+    return jax.jit(lambda runs: runs, out_shardings=NamedSharding(_mesh(), P()))
