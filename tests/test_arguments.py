@@ -35,6 +35,7 @@ NEEDED = {
     "polar_by_newton_schulz": {"x": MATRIX},
     "polar_by_randomized_svd": {"x": MATRIX, "rank": 1, "key": KEY},
     "polar_by_svd": {"x": MATRIX},
+    "polar_factor": {"x": MATRIX},
     "scale_by_randomized_egd": {"rank": 1},
     "singular_values": {"tree": PARAMS},
     "switch_on_metric": {
@@ -165,6 +166,7 @@ WRONG = {
         "power_iterations": (*NUMBER, 1.5, -1),
     },
     "polar_by_svd": {"x": MATRICES, "rcond": OPTIONAL_SHARE},
+    "polar_factor": {"x": MATRICES},
     "scale_by_egd": {"polar_fn": POLAR, "weight_dimension_numbers": NUMBERS},
     "scale_by_randomized_egd": {
         "rank": COUNT,

@@ -19,7 +19,6 @@ import egd_optax
 RANK = 2  # of the sketch
 POLAR_FUNCTIONS = {
     "eigh": egd_optax.polar_by_eigh,
-    "platform": egd_optax.polar_factor,
     "newton_schulz": egd_optax.polar_by_newton_schulz,
     "randomized_svd": functools.partial(
         egd_optax.polar_by_randomized_svd, rank=RANK, key=jax.random.key(0)

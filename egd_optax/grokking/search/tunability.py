@@ -36,7 +36,7 @@ def tunability(scores: np.ndarray, *, samples: int = 500, seed: int = 0) -> Tuna
       >>> import numpy as np
       >>> from egd_optax.grokking.search.tunability import tunability
       >>> print(tunability(np.array([3.0, 1.0, 2.0])).expected.round(6))
-      [2.         1.333333 1.      ]
+      [2.       1.333333 1.      ]
     """
     weights = _weights(len(scores))
     rng = np.random.default_rng(seed)
