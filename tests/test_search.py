@@ -4,15 +4,17 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from egd_optax.grokking.dimensions import Choice, LogUniform, OneMinus, Or, Whole
-from egd_optax.grokking.problems.problem import modular, with_settings
+from egd_optax.grokking.problems.problem import modular, parity, with_settings
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.search import runs, search
+from egd_optax.grokking.search.interruption import deferred_interruption
 from egd_optax.grokking.search.ledger import Ledger, LedgerError
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial, near, settings_at, spread_out
@@ -43,7 +45,7 @@ def quiet(name, trials):
     [
         (LogUniform(0.01, 1), {0: 0.01, 0.5: 0.1, 1: 1}),
         (OneMinus(LogUniform(0.1, 0.4)), {0: 0.9, 0.5: 0.8, 1: 0.6}),
-        (Whole(LogUniform(3, 100)), {0: 3, 1: 100}),
+        (Whole(3, 100), {0: 3, 1: 100}),
         (Choice((4, 16)), {0: 4, 0.49: 4, 0.5: 16, 0.99: 16}),
         (Or(0.0, LogUniform(1, 100), 0.25), {0: 0, 0.24: 0, 0.25: 1, 0.625: 10}),
     ],
@@ -89,14 +91,48 @@ def test_learning_rates_are_spread_over_three_decades():
 
 def test_places_near_others_are_mostly_near_and_sometimes_far():
     centre = np.array([0.02, 0.5, 0.97] * 4)
-    moved = np.array([near(centre, k, seed=0) for k in range(200)])
+    moved = np.array([near(centre, 5, k, seed=0) for k in range(200)])
     assert (moved >= 0).all() and (moved < 1).all()
     distance = abs(moved - centre)
     assert np.mean(distance < 1e-12) == pytest.approx(0.5, abs=0.05)
     assert np.mean(distance < 0.1) > 0.7
     assert np.mean(distance > 0.3) > 0.02
-    np.testing.assert_array_equal(near(centre, 7, seed=0), moved[7])
-    assert (near(centre, 7, seed=1) != moved[7]).any()
+    np.testing.assert_array_equal(near(centre, 5, 7, seed=0), moved[7])
+    assert (near(centre, 5, 7, seed=1) != moved[7]).any()
+
+
+@pytest.mark.parametrize(
+    ("dimension", "values", "others"),
+    [
+        (LogUniform(0.1, 1), [1e-9, 5.0], [0.0, -1.0, math.inf, math.nan]),
+        (OneMinus(LogUniform(0.1, 1)), [0.0, 0.999], [1.0, -0.1, math.nan]),
+        (Whole(3, 100), [1, 100], [0, 101, 2.5, math.inf, math.nan]),
+        (Choice((4, 16)), [4, 16], [5, math.nan]),
+        (Or(math.inf, LogUniform(1, 2)), [math.inf, 3.0], [0.0, math.nan]),
+    ],
+)
+def test_what_a_setting_may_be(dimension, values, others):
+    assert all(map(dimension.accepts, values))
+    assert not any(map(dimension.accepts, others))
+    assert dimension.wanted
+
+
+def test_an_interruption_waits_for_what_is_under_way(capsys):
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferred_interruption():
+        signal.raise_signal(signal.SIGINT)
+        done.append(1)
+    assert done == [1]
+    assert "after the trials under way" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), deferred_interruption():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append(2)
+    assert done == [1]
+    with deferred_interruption():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 # --- What it costs to tune
@@ -207,13 +243,14 @@ def test_refined_trials_are_near_the_best_before_their_round(monkeypatch):
     monkeypatch.setattr(search, "ROUND", 2)
     refining = dataclasses.replace(SEARCH, refined=3)
     found = refining.run("columns", None, quiet)
-    assert [trial.number for trial in found] == list(range(8))
+    keys = [trial.key[1:] for trial in found]
+    assert keys == [*((0, k) for k in range(5)), (5, 0), (5, 1), (5, 2)]
     assert found[:5] == SEARCH.run("columns", None, quiet)
     space = SPACES["columns"]
     places = [spread_out(len(space), k, seed=0) for k in range(5)]
     for begun, number in ((5, 5), (5, 6), (7, 7)):
         ranks = [trial.rank(SEARCH.budgets) for trial in found[:begun]]
-        places.append(near(places[ranks.index(min(ranks))], number, seed=0))
+        places.append(near(places[ranks.index(min(ranks))], 5, number - 5, seed=0))
         assert found[number].settings == settings_at(space, places[number])
 
 
@@ -244,11 +281,10 @@ def test_finished_trials_are_kept(tmp_path, monkeypatch):
 @pytest.fixture
 def ledger(tmp_path):
     made = Ledger(tmp_path, {"draw": 0}, ["one"], [60])
+    settings = {"learning_rate": 0.5, "halving_steps": math.inf}
     trials = [
-        Trial("egd", k, {"learning_rate": 0.5, "halving_steps": math.inf}, *results)
-        for k, results in enumerate(
-            [(((3.0,),), ((0.96,),)), (((math.inf,),), ((0,),))]
-        )
+        Trial("egd", 0, 0, settings, ((3.0,),), ((0.96,),)),
+        Trial("egd", 7, 1, settings, ((math.inf,),), ((0.0,),)),
     ]
     made.add(trials)
     return made
@@ -260,9 +296,10 @@ def test_a_table_is_read_as_it_was_written(ledger, tmp_path):
     head, *lines = ledger.path.read_text().splitlines()
     assert head.startswith("# sha256")
     assert lines == [
-        "optimizer,trial,score,steps one,accuracy one,learning_rate,halving_steps",
-        "egd,0,3.0,3,0.96,0.5,inf",
-        "egd,1,120.0,inf,0,0.5,inf",
+        "optimizer,refined after,trial,score,steps one,accuracy one,learning_rate,"
+        "halving_steps",
+        "egd,,0,3.0,3,0.96,0.5,inf",
+        "egd,7,1,120.0,inf,0,0.5,inf",
     ]
 
 
@@ -271,7 +308,7 @@ def test_another_search_is_refused_and_loses_nothing(ledger, tmp_path):
     with pytest.raises(LedgerError, match="draw is 0 there and 1 here"):
         Ledger(tmp_path, {"draw": 1}, ["one"], [60])
     with pytest.raises(LedgerError, match="other settings for trial 0 of egd"):
-        ledger.find("egd", 0, {"learning_rate": 0.7})
+        ledger.find("egd", 0, 0, {"learning_rate": 0.7})
     (tmp_path / "search.json").unlink()
     with pytest.raises(LedgerError, match="is of another search"):
         Ledger(tmp_path, {"draw": 0}, ["one"], [60])
@@ -296,6 +333,10 @@ def test_damage_is_found(ledger, tmp_path):
     assert Ledger(tmp_path, {"draw": 0}, ["one"], [60]).trials == ledger.trials
 
 
-def test_the_question_is_json_and_has_the_seeds():
-    question = json.loads(json.dumps(SEARCH.question()))
-    assert question["problems"][0]["seeds"] == [0, 1]
+def test_the_question_tells_problems_of_one_name_apart():
+    asked = [
+        json.loads(json.dumps(Search([parity(12, 2, secret_seed=s)]).question()))
+        for s in (None, 5)
+    ]
+    assert asked[0]["problems"][0]["seeds"] == [0, 1, 2]
+    assert asked[0] != asked[1]

@@ -10,8 +10,9 @@ import pytest
 from test_cli import call
 
 from egd_optax.grokking.cli import commands as cli
-from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.recipes import RECIPES, settings_to_json
 from egd_optax.grokking.search import search
+from egd_optax.grokking.search.trials import settings_at
 
 TINY = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "20"]
 TINY += ["--seeds", "1", "--threshold", "0.2"]
@@ -101,9 +102,39 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "killed" / "trials.csv").read_text() == (
         tmp_path / "whole" / "trials.csv"
     ).read_text()
-    # More of the same, and another method.
-    tune(monkeypatch, tmp_path / "whole", trials=6)
-    assert len(table(tmp_path / "whole")) == 12
+    # More of the same, refined ones, and another method; nothing is lost.
+    whole = tmp_path / "whole"
+    tune(monkeypatch, whole, "--refined", "1", trials=6)
+    assert len(table(whole)) == 14
+    call(
+        monkeypatch,
+        *("tune", "addition", *TINY, "--trials", 1, "--optimizers", "rows"),
+        *("--out", whole),
+    )
+    rows = table(whole)
+    assert len(rows) == 15
+    best = json.loads((whole / "best.json").read_text())["optimizers"]
+    for name in ("columns", "adamw", "rows"):
+        scores = [float(row["score"]) for row in rows if row["optimizer"] == name]
+        assert best[name]["score"] == min(scores)
+
+
+def test_settings_of_another_problem_or_without_success_are_remarked_upon(
+    tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "best.json"
+    about = {"settings": settings(), "solved": False}
+    problem = {"task": "a + b mod 7", "model": "two-layer net of width 16"}
+    path.write_text(
+        json.dumps({"problems": [problem], "optimizers": {"columns": about}})
+    )
+    out = ("--out", tmp_path / "out")
+    call(monkeypatch, "race", "subtraction", *TINY, "--settings", path, *out)
+    assert capsys.readouterr().err.splitlines() == [
+        f"egd-grok: {path} is of another problem, {problem['task']}, "
+        f"{problem['model']}",
+        f"egd-grok: {path}: no trial of columns got there",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +143,10 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         (["--trials", "0"], "--trials must be at least 1, got 0"),
         (["--trials", "x"], "--trials must be a whole number, got 'x'"),
         (["--refined", "-1"], "--refined must be at least 0, got -1"),
-        (["--optimizers", "sgd"], "nothing to tune in 'sgd': choose among egd, "),
+        (
+            ["--optimizers", "sgd"],
+            "'sgd' has no settings to search: choose among egd, ",
+        ),
         (["--optimizers", "egdd"], "no optimizer 'egdd': choose among egd, "),
         (["--optimizers"], "no optimizers: choose among egd, "),
         (["--validation-fraction", "1"], "--validation-fraction must lie in [0, 1)"),
@@ -140,9 +174,9 @@ def test_a_folder_of_another_search_loses_nothing(tmp_path, monkeypatch, capsys)
     assert {path: path.read_bytes() for path in before} == before
 
 
-def settings(**changes):
-    space = RECIPES["columns"].space
-    found = dict.fromkeys(space, 0.1) | changes
+def settings(name="columns", **changes):
+    space = RECIPES[name].space
+    found = settings_to_json(settings_at(space, [0.9] * len(space))) | changes
     return {name: value for name, value in found.items() if value != "gone"}
 
 
@@ -157,10 +191,23 @@ def settings(**changes):
         ({"who": {}}, "settings of 'who', which has none to set"),
         ({"columns": settings(rank=3)}, "columns does not take the setting 'rank'"),
         ({"columns": settings(momentum="gone")}, "columns has no setting 'momentum'"),
-        ({"columns": settings(momentum="x")}, "columns's momentum is no number"),
-        ({"columns": settings(momentum=True)}, "columns's momentum is no number"),
-        ({"columns": settings(momentum=1.5)}, "momentum must"),
-        ({"columns": settings(learning_rate=0.0)}, "learning_rate is above 0, not 0.0"),
+        *(
+            ({name: settings(name, **{setting: value})}, f"{setting} must be {wanted}")
+            for name, setting, value, wanted in [
+                ("columns", "momentum", "x", "0 or a number in [0, 1), got 'x'"),
+                ("columns", "momentum", True, "0 or a number in [0, 1), got True"),
+                ("adamw", "momentum", 1.5, "0 or a number in [0, 1), got 1.5"),
+                ("adamw", "shrinkage", -1, "0 or a number above 0, got -1"),
+                ("muon", "coupled_decay", None, "0 or a number above 0, got null"),
+                ("lion", "learning_rate", 0.0, "a number above 0, got 0.0"),
+                ("lion", "learning_rate", 10**400, "a number above 0, got 1000"),
+                ("lion", "learning_rate", None, "a number above 0, got null"),
+                ("grokfast-ma", "window_size", None, "a whole number from 1 to 100"),
+                ("grokfast-ma", "window_size", 250, "a whole number from 1 to 100"),
+                ("randomized", "rank", 5, "one of 4, 16, 48, 128, got 5"),
+                ("egd", "biases_as_rows", 0.5, "one of 0, 1, got 0.5"),
+            ]
+        ),
     ],
 )
 def test_settings_that_are_none_are_named(text, message, tmp_path, monkeypatch, capsys):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from egd_optax.grokking.recipes import RECIPES
+
 RESULTS = Path(__file__).parent / "results"
 # Within this many times the best score a setting still serves.
 WITHIN = 1.5
@@ -22,10 +24,6 @@ SHOWN = {
 def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]:
     """A line a method: each setting of its chosen trial, and the range that serves."""
     trials = list(_trials(RESULTS / "search" / family / "trials.csv"))
-    chosen = {
-        line["optimizer"]: line["trial"]
-        for line in _rows(RESULTS / f"search-{family}.csv")
-    }
     lines = []
     for name in optimizers:
         own = [trial for trial in trials if trial["optimizer"] == name]
@@ -33,7 +31,7 @@ def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]
             continue
         best = min(float(trial["score"]) for trial in own)
         near = [trial for trial in own if float(trial["score"]) <= WITHIN * best]
-        (picked,) = (trial for trial in own if trial["trial"] == chosen[name])
+        picked = RECIPES[name].settings[family]
         lines.append(
             [
                 family,
@@ -56,10 +54,10 @@ HEAD = [
 ]
 
 
-def _with_range(value: str, values: list[str]) -> str:
+def _with_range(value: float, values: list[str]) -> str:
     found = sorted(map(float, values))
     low, high = found[0], found[-1]
-    return f"{_short(float(value))} ({_short(low)}–{_short(high)})"
+    return f"{_short(value)} ({_short(low)}–{_short(high)})"
 
 
 def _short(value: float) -> str:

@@ -96,9 +96,8 @@ def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
         for name in names:
             found = every[name] = search.run(name, ledger, show)
             best = sorted(found, key=lambda t: t.rank(search.budgets))[:FINALISTS]
-            again = second.evaluate(
-                name, {t.number: t.settings for t in best}, last, lambda *_: None
-            )
+            ranked = {rank: trial.settings for rank, trial in enumerate(best)}
+            again = second.evaluate(name, ranked, last, lambda *_: None)
             rows.append(min(again, key=lambda t: t.rank(search.budgets)))
             solved = sum(trial.is_solved for trial in found)
             console.print(
@@ -120,7 +119,6 @@ def _line(search: Search, trial: Trial) -> dict[str, object]:
         "optimizer": trial.optimizer,
         "score": f"{trial.score(search.budgets):.1f}",
         **steps,
-        "trial": trial.number,
         "settings": settings,
     }
 

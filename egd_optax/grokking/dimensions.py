@@ -8,6 +8,13 @@ from typing import Protocol
 class Dimension(Protocol):
     """A range of a setting."""
 
+    @property
+    def wanted(self) -> str:
+        """What the setting may be, also outside of the range that is searched."""
+
+    def accepts(self, value: float) -> bool:
+        """Whether it may be this."""
+
     def at(self, place: float) -> float:
         """The value at a place in [0, 1)."""
 
@@ -18,6 +25,12 @@ class LogUniform:
 
     low: float
     high: float
+
+    wanted = "a number above 0"
+
+    def accepts(self, value: float) -> bool:
+        """Whether it may be this."""
+        return 0 < value < math.inf
 
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high < math.inf:
@@ -38,6 +51,12 @@ class OneMinus:
 
     distance: Dimension
 
+    wanted = "a number in [0, 1)"
+
+    def accepts(self, value: float) -> bool:
+        """Whether it may be this."""
+        return 0 <= value < 1
+
     def at(self, place: float) -> float:
         """The value at a place in [0, 1)."""
         return round(1 - self.distance.at(place), 6)
@@ -45,13 +64,23 @@ class OneMinus:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """Whole numbers."""
+    """Whole numbers, of which none may be larger."""
 
-    values: Dimension
+    low: int
+    high: int
+
+    @property
+    def wanted(self) -> str:
+        """What the setting may be."""
+        return f"a whole number from 1 to {self.high}"
+
+    def accepts(self, value: float) -> bool:
+        """Whether it may be this."""
+        return 1 <= value <= self.high and value == int(value)
 
     def at(self, place: float) -> float:
         """The value at a place in [0, 1)."""
-        return round(self.values.at(place))
+        return round(LogUniform(self.low, self.high).at(place))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +88,15 @@ class Choice:
     """One of a few values, each as likely."""
 
     values: tuple[float, ...]
+
+    @property
+    def wanted(self) -> str:
+        """What the setting may be."""
+        return f"one of {', '.join(map(str, self.values))}"
+
+    def accepts(self, value: float) -> bool:
+        """Whether it may be this."""
+        return value in self.values
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -76,6 +114,16 @@ class Or:
     value: float
     otherwise: Dimension
     share: float = 0.5
+
+    @property
+    def wanted(self) -> str:
+        """What the setting may be."""
+        special = "null" if math.isinf(self.value) else f"{self.value:g}"
+        return f"{special} or {self.otherwise.wanted}"
+
+    def accepts(self, value: float) -> bool:
+        """Whether it may be this."""
+        return value == self.value or self.otherwise.accepts(value)
 
     def at(self, place: float) -> float:
         """The value at a place in [0, 1)."""

@@ -18,11 +18,11 @@ Space = dict[str, Dimension]
 SHARED: Space = {
     # τ of the rate η₀ / (1 + t / τ); infinite: it is constant.
     "halving_steps": Or(math.inf, LogUniform(30, 1000), share=0.3),
-    "momentum": OneMinus(LogUniform(0.02, 0.7)),
+    "momentum": Or(0.0, OneMinus(LogUniform(0.02, 0.7)), share=0.1),
     # η₀ λ, the share that decoupled decay takes off in the first step.
-    "shrinkage": Or(0.0, LogUniform(1e-3, 0.3), share=0.1),
+    "shrinkage": Or(0.0, LogUniform(1e-4, 0.3), share=0.2),
     # Decay before the direction.
-    "coupled_decay": Or(0.0, LogUniform(1e-5, 1e-2), share=0.7),
+    "coupled_decay": Or(0.0, LogUniform(1e-5, 1e-2), share=0.6),
     # Of Adam, for vectors.
     "vector_learning_rate": LogUniform(3e-4, 0.3),
     "vector_shrinkage": Or(0.0, LogUniform(1e-3, 0.3)),
@@ -31,10 +31,13 @@ SHARED: Space = {
     "biases_as_rows": Choice((0, 1)),
 }
 
-# Three decades of η₀, where the method's steps are as long as those of its kind.
-_SPECTRAL: Space = {"learning_rate": LogUniform(0.003, 3), **SHARED}  # of a whole row
-_ENTRIES: Space = {"learning_rate": LogUniform(3e-4, 0.3), **SHARED}  # of an entry
-_PLAIN: Space = {"learning_rate": LogUniform(0.01, 10), **SHARED}
+# Three decades of η₀, about what a step of the kind may be.
+_SPECTRAL: Space = {"learning_rate": LogUniform(0.003, 3), **SHARED}  # singular values
+_LINES: Space = {"learning_rate": LogUniform(0.01, 10), **SHARED}  # columns, or rows
+_WHOLE: Space = {"learning_rate": LogUniform(0.1, 100), **SHARED}  # the matrix
+_SIGNS: Space = {"learning_rate": LogUniform(1e-4, 0.1), **SHARED}  # entries
+_ENTRIES: Space = {"learning_rate": LogUniform(3e-4, 0.3), **SHARED}  # in the mean
+_PLAIN: Space = {"learning_rate": LogUniform(0.1, 100), **SHARED}  # of the gradient
 _SECOND = OneMinus(LogUniform(1e-3, 0.1))
 _ADAM: Space = {**_ENTRIES, "second_momentum": _SECOND}
 _PENALTY: Space = {
@@ -48,15 +51,15 @@ SPACES: dict[str, Space] = {
     "egd": _SPECTRAL,
     "five-steps": _SPECTRAL,
     "randomized": {**_SPECTRAL, "rank": Choice(RANKS)},
-    "columns": _SPECTRAL,
-    "rows": _SPECTRAL,
-    "frobenius": _PLAIN,
-    "sign": _ENTRIES,
+    "columns": _LINES,
+    "rows": _LINES,
+    "frobenius": _WHOLE,
+    "sign": _SIGNS,
     "momentum": _PLAIN,
     # Others'.
     "muon": _SPECTRAL,
     "adamw": _ADAM,
-    "lion": _ADAM,
+    "lion": {**_SIGNS, "second_momentum": _SECOND},
     "grokfast-ema": {
         **_ADAM,
         "alpha": OneMinus(LogUniform(0.01, 0.3)),
@@ -64,7 +67,7 @@ SPACES: dict[str, Space] = {
     },
     "grokfast-ma": {
         **_ADAM,
-        "window_size": Whole(LogUniform(3, 100)),
+        "window_size": Whole(3, 100),
         "lamb": LogUniform(0.1, 10),
     },
     "delayed-frobenius": _PENALTY,

@@ -2,14 +2,14 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optax
 import tyro
 
-from egd_optax.grokking.cli.settings_file import read_settings
+from egd_optax.grokking.cli.settings_file import read_settings, remarks
 from egd_optax.grokking.files import prepare_folder
 from egd_optax.grokking.problems.problem import (
     TASKS,
@@ -54,7 +54,7 @@ class Experiment(abc.ABC):
     train_fraction: float | None = None
     """Share of all examples that is trained on."""
     threshold: float | None = None
-    """Test accuracy that counts as generalization."""
+    """Accuracy on held-out examples that counts as generalization."""
     epochs_per_evaluation: int = 1
     """Epochs between two evaluations."""
     out: Path = Path("runs/latest")
@@ -101,6 +101,8 @@ class Tune(Experiment):
     table; started again with the same --out it goes on where it stopped.
     """
 
+    out: Path = Path("runs/tune")
+    """Folder for all that the command leaves."""
     optimizers: tuple[str, ...] | None = None
     """Names of recipes that have settings to search; None: a choice of them."""
     trials: int = 64
@@ -138,6 +140,7 @@ class Prepared(NamedTuple):
     problem: Problem
     names: tuple[str, ...]  # of the optimizers
     settings: Mapping[str, Mapping[str, float]]  # of those that a file has
+    remarks: Sequence[str] = ()  # what to know before
 
     def optimizer(self, name: str) -> optax.GradientTransformation:
         """With the settings of the file, or else of its recipe."""
@@ -153,8 +156,10 @@ def prepare(command: Experiment) -> Prepared:
     if not str(command.out).isprintable():
         raise ValueError(f"out must be a printable name, got {str(command.out)!r}")
     problem = _problem(command)
+    # A race has others than the search whose settings it runs.
+    begin = 100 if isinstance(command, Tune) else 0
     changes: dict[str, Any] = {
-        "seeds": tuple(range(command.seeds)),
+        "seeds": tuple(range(begin, begin + command.seeds)),
         "max_steps": command.max_steps,
         "batch_size": command.batch_size,
         "train_fraction": command.train_fraction,
@@ -173,7 +178,10 @@ def prepare(command: Experiment) -> Prepared:
     if isinstance(command, Race) and command.settings is not None:
         found = read_settings(command.settings)
     names = _names(command, problem, tuple(found))
-    prepared = Prepared(problem, names, found)
+    said: Sequence[str] = ()
+    if isinstance(command, Race) and command.settings is not None:
+        said = remarks(command.settings, problem.task.name, problem.model_name)
+    prepared = Prepared(problem, names, found, said)
     if isinstance(command, Train):
         _check_checkpointing(command)
     if isinstance(command, Training):
@@ -199,18 +207,13 @@ def _names(
     offered = tuple(dict.fromkeys((*offered, *in_file)))
     for name in names:
         if name not in offered:
-            missing = (
-                "has no optimizer"
-                if name not in RECIPES or not isinstance(command, Tune)
-                else "has nothing to tune in"
-            )
-            raise ValueError(
-                f"{problem.task.name} {missing} {name!r}: choose among "
-                f"{', '.join(offered)}"
-            )
+            wrong = f"{problem.task.name} has no optimizer {name!r}"
+            if isinstance(command, Tune) and name in RECIPES:
+                wrong = f"the optimizer {name!r} has no settings to search"
+            raise ValueError(f"{wrong}: choose among {', '.join(offered)}")
     if not names:
         raise ValueError(f"no optimizers: choose among {', '.join(offered)}")
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def _check_search(command: Tune) -> None:

@@ -66,8 +66,8 @@ def main() -> None:
             _fail(in_flags(str(error)), 2)
         except OSError as error:
             _fail(in_one_line(error), 1)
-        for warning in caught:
-            print(f"egd-grok: {warning.message}", file=sys.stderr)
+        for remark in (*prepared.remarks, *(warning.message for warning in caught)):
+            print(f"egd-grok: {remark}", file=sys.stderr)
         try:
             _run(command, prepared, checkpoints)
         except (CheckpointError, LedgerError) as error:
@@ -113,9 +113,10 @@ def _run(
 ) -> None:
     console = Console()
     problem, settings = prepared.problem, prepared.problem.settings
+    trained_on = settings.train_fraction * (1 - settings.validation_fraction)
     console.print(
         f"[bold]{problem.task.name}[/], {problem.model_name}, "
-        f"{settings.train_fraction:.0%} of all examples,\nbatches of "
+        f"{trained_on:.0%} of all examples,\nbatches of "
         f"{settings.batch_size}, {seeds_in_words(len(settings.seeds))}, up to "
         f"{settings.max_steps} steps, on {jax.devices()[0].device_kind}"
     )

@@ -17,8 +17,11 @@ def read_settings(path: Path) -> dict[str, dict[str, float]]:
         optimizer does not take.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["optimizers"]
-        named = {name: settings_from_json(x["settings"]) for name, x in found.items()}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        named = {
+            name: settings_from_json(x["settings"])
+            for name, x in found["optimizers"].items()
+        }
     except OSError as error:
         raise ValueError(
             f"settings must be a file, got {path}: {error.strerror}"
@@ -34,6 +37,21 @@ def read_settings(path: Path) -> dict[str, dict[str, float]]:
     return named
 
 
+def remarks(path: Path, task: str, model: str) -> list[str]:
+    """What speaks against running the settings of a file that was read before."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    said = []
+    for problem in found.get("problems", ()):
+        if (problem["task"], problem["model"]) != (task, model):
+            said.append(
+                f"{path} is of another problem, {problem['task']}, {problem['model']}"
+            )
+    for name, about in found["optimizers"].items():
+        if about.get("solved") is False:
+            said.append(f"{path}: no trial of {name} got there")
+    return said
+
+
 def _check(path: Path, name: str, settings: Mapping[str, Any]) -> None:
     space = RECIPES[name].space if name in RECIPES else {}
     if not space:
@@ -46,8 +64,15 @@ def _check(path: Path, name: str, settings: Mapping[str, Any]) -> None:
         where = "has no" if setting in space else "does not take the"
         raise ValueError(f"{path}: {name} {where} setting {setting!r}")
     for setting, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{path}: {name}'s {setting} is no number, but {value!r}")
-        # Decays are given by the share that a step takes, and divided by its length.
-        if math.isnan(value) or (setting.endswith("learning_rate") and value <= 0):
-            raise ValueError(f"{path}: {name}'s {setting} is above 0, not {value!r}")
+        if not _is_number(value) or not space[setting].accepts(value):
+            raise ValueError(
+                f"{path}: {name}'s {setting} must be {space[setting].wanted}, got "
+                f"{'null' if value == math.inf else repr(value)[:60]}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    # A whole number of hundreds of digits is no number that can be computed with.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < 2**63

@@ -27,9 +27,11 @@ from egd_optax.grokking.summary import seeds_in_words
 
 def side_by_side() -> None:
     """Has a CPU take as many runs at once as it has cores."""
+    own = hasattr(os, "sched_getaffinity")  # those that this process may use
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
     # Too late where JAX has begun already; then they follow each other.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def search_of(command: Tune, problem: Problem) -> Search:
@@ -51,12 +53,12 @@ def tune(
       OSError: the disk does not take the files.
     """
     (problem,) = search.problems
-    found: dict[str, Sequence[Trial]] = {}
     total = len(names) * (search.trials + search.refined)
     with bar(total, search.budgets, console) as show:
         for name in names:
-            found[name] = search.run(name, ledger, show)
-            console.print(line(search, name, found[name]))
+            console.print(line(search, name, search.run(name, ledger, show)))
+            # What earlier commands left in the folder is in it, too.
+            found = ledger.by_optimizer()
             with replacing(folder / "best.json") as temporary:
                 temporary.write_text(best_json(search, found), encoding="utf-8")
     seeds = seeds_in_words(len(problem.settings.seeds))

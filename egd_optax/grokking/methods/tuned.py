@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from optax.contrib import MuonDimensionNumbers
 
 import egd_optax
 from egd_optax.grokking.methods import directions
@@ -241,7 +242,22 @@ def clipped_rows(
     adam = _adam(s, second_momentum)
     signs = optax.scale_by_lion(b1=s.momentum, b2=second_momentum)
     rule = _either(by_lion, signs, adam)
-    return _elementwise(rule, s, last=egd_optax.clip_weight_row_norms(max_norm))
+    clip = egd_optax.clip_weight_row_norms(
+        max_norm, weight_dimension_numbers=_matrices_but_embeddings
+    )
+    return _elementwise(rule, s, last=clip)
+
+
+def _matrices_but_embeddings(params: optax.Params) -> optax.Params:
+    # As the source has it: a token's row is no unit's incoming weights.
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            MuonDimensionNumbers()
+            if leaf.ndim == 2 and "embedding" not in jax.tree_util.keystr(path)
+            else None
+        ),
+        params,
+    )
 
 
 def _either(

@@ -12,6 +12,7 @@ class _State(NamedTuple):
     seen: jax.Array  # shape=(), dtype=int32
     queue: optax.Updates  # (at_most, …) of each leaf: the last gradients
     total: optax.Updates  # the sum of those in the window
+    fresh: optax.Updates  # the same, begun anew with every window
 
 
 def grokfast_of_any_window(
@@ -26,9 +27,8 @@ def grokfast_of_any_window(
 
     def init_fn(params: optax.Params) -> _State:
         queue = jax.tree.map(lambda p: jnp.zeros((at_most, *p.shape), p.dtype), params)
-        return _State(
-            jnp.zeros([], jnp.int32), queue, jax.tree.map(jnp.zeros_like, params)
-        )
+        total, fresh = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return _State(jnp.zeros([], jnp.int32), queue, total, fresh)
 
     def update_fn(
         updates: optax.Updates, state: _State, params: optax.Params | None = None
@@ -36,12 +36,21 @@ def grokfast_of_any_window(
         del params
         leaving = (state.seen - size) % at_most
         entering = state.seen % at_most
+        slot = state.seen % size
 
         def moved(total: jax.Array, queue: jax.Array, g: jax.Array) -> jax.Array:
             # Before anything has left the window, the queue has zeros there.
             return total + g - lax.dynamic_index_in_dim(queue, leaving, keepdims=False)
 
         total = jax.tree.map(moved, state.total, state.queue, updates)
+        # Adding and subtracting for ever would gather rounding errors, which small
+        # gradients would vanish in.
+        fresh = jax.tree.map(
+            lambda f, g: jnp.where(slot == 0, 0, f) + g, state.fresh, updates
+        )
+        total = jax.tree.map(
+            lambda t, f: jnp.where(slot == size - 1, f, t), total, fresh
+        )
         queue = jax.tree.map(
             lambda q, g: lax.dynamic_update_index_in_dim(q, g, entering, 0),
             state.queue,
@@ -50,6 +59,6 @@ def grokfast_of_any_window(
         seen = state.seen + 1
         weight = jnp.where(seen >= size, lamb / size, 0)
         updates = jax.tree.map(lambda g, t: g + weight * t, updates, total)
-        return updates, _State(seen, queue, total)
+        return updates, _State(seen, queue, total, fresh)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -14,7 +14,7 @@ from egd_optax.grokking.search.trials import Settings, Trial
 
 # Commented, as all tables of this package begin.
 _HEAD = "# sha256 of the lines below: "
-_ABOUT = ("optimizer", "trial", "score")
+_ABOUT = ("optimizer", "refined after", "trial", "score")
 
 
 class LedgerError(ValueError):
@@ -57,14 +57,16 @@ class Ledger:
             with replacing(about) as temporary:
                 temporary.write_text(json.dumps(asked, indent=2) + "\n")
 
-    def find(self, optimizer: str, number: int, settings: Settings) -> Trial | None:
+    def find(
+        self, optimizer: str, after: int, number: int, settings: Settings
+    ) -> Trial | None:
         """The finished trial, if it is there.
 
         Raises:
           LedgerError: it is there with other settings.
         """
         for trial in self.trials:
-            if (trial.optimizer, trial.number) == (optimizer, number):
+            if trial.key == (optimizer, after, number):
                 if trial.settings != dict(settings):
                     raise LedgerError(
                         f"{self.path} has other settings for trial {number} of "
@@ -72,6 +74,13 @@ class Ledger:
                     )
                 return trial
         return None
+
+    def by_optimizer(self) -> dict[str, list[Trial]]:
+        """All that is done, of each method."""
+        found: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            found.setdefault(trial.optimizer, []).append(trial)
+        return found
 
     def add(self, trials: Iterable[Trial]) -> None:
         """Writes the table with these trials, too."""
@@ -95,6 +104,7 @@ class Ledger:
             writer.writerow(
                 {
                     "optimizer": trial.optimizer,
+                    "refined after": trial.after or "",
                     "trial": trial.number,
                     "score": f"{trial.score(self.budgets):.1f}",
                     **dict(zip([*steps, *accuracies], found, strict=True)),
@@ -122,7 +132,13 @@ class Ledger:
                     for columns in (steps, accuracies)
                 ]
                 trials.append(
-                    Trial(row["optimizer"], int(row["trial"]), settings, *found)
+                    Trial(
+                        row["optimizer"],
+                        int(row["refined after"] or 0),
+                        int(row["trial"]),
+                        settings,
+                        *found,
+                    )
                 )
         except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
             raise LedgerError(
@@ -143,12 +159,30 @@ class Ledger:
                 f"{about} is damaged: restore it, or choose another --out"
             ) from error
         if differing:
-            name = differing[0]
+            where, old, new = _difference(differing[0], there, asked)
             raise LedgerError(
-                f"{about.parent} has another search: {name} is "
-                f"{there.get(name)} there and {asked.get(name)} here; choose another "
-                "--out"
+                f"{about.parent} has another search: {where} is {old} there and {new} "
+                "here; choose another --out"
             )
+
+
+def _difference(name: Any, there: Any, asked: Any) -> tuple[Any, Any, Any]:
+    """The innermost name whose values differ, and both."""
+    old, new = (_get(x, name) for x in (there, asked))
+    if isinstance(old, dict) and isinstance(new, dict):
+        names: Iterable[Any] = old | new
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        names = range(len(old))
+    else:
+        return name, old, new
+    inner = next(n for n in names if _get(old, n) != _get(new, n))
+    # A number in a list says nothing by itself.
+    where, old, new = _difference(inner, old, new)
+    return (name if isinstance(where, int) else where), old, new
+
+
+def _get(tree: Any, name: Any) -> Any:
+    return tree[name] if isinstance(tree, list) else tree.get(name, "unknown")
 
 
 def _digest(text: str) -> str:

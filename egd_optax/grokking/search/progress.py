@@ -26,12 +26,13 @@ class Bar:
     def __call__(self, optimizer: str, trials: Sequence[Trial]) -> None:
         """Counts the trials of a method."""
         self._done[optimizer] = len(trials)
-        best = min((trial.score(self._budgets) for trial in trials), default=None)
+        found = [trial.score(self._budgets) for trial in trials if trial.is_solved]
+        best = f"best so far {min(found):.0f}" if found else "none got there yet"
         self._progress.update(
             self._task,
             completed=sum(self._done.values()),
             description=optimizer,
-            best="" if best is None else f"best so far {best:.0f}",
+            best=best if trials else "compiling …",
         )
 
 

@@ -32,6 +32,8 @@ def best_json(search: Search, trials: Trials) -> str:
         best = best_trial(search, some)
         found[name] = {
             "score": round(best.score(search.budgets), 1),
+            "solved": best.is_solved,
+            "refined after": best.after,
             "trial": best.number,
             "settings": settings_to_json(best.settings),
         }
@@ -40,13 +42,23 @@ def best_json(search: Search, trials: Trials) -> str:
 
 def tune_table(search: Search, trials: Trials, *, title: str) -> Table:
     """The methods by their best, for a terminal."""
-    after = [k for k in (4, 16) if k < search.trials]
+    # As many as every method has.
+    random = min(len(first_problem(search, some)) for some in trials.values())
+    after = [k for k in (4, 16) if k < random]
     several = "geometric mean over the problems of the " * (len(search.problems) > 1)
+    caption = (
+        f"Best: least {several}median steps to the threshold on held-out examples; r: "
+        "a refined trial. Solved: quasi-random trials that got there"
+        f"{' on the first problem' if len(search.problems) > 1 else ''}."
+    )
+    if after:
+        caption += (
+            " After k: expected best of k such trials; one that did not get there "
+            "counts as twice the budget."
+        )
     table = Table(
         title=title,
-        caption=f"Best: least {several}median steps to the threshold on held-out "
-        "examples. Solved: trials that got there. After k: expected best of k trials; "
-        "one that did not get there counts as twice the budget.",
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         title_style="bold",
@@ -63,13 +75,14 @@ def tune_table(search: Search, trials: Trials, *, title: str) -> Table:
     )
     for name in ranked:
         best = best_trial(search, trials[name])
-        solved = [trial.is_solved for trial in trials[name]]
-        expected = tunability(first_problem(search, trials[name])).expected
+        steps = first_problem(search, trials[name])
+        solved = steps <= search.budgets[0]
+        expected = tunability(steps).expected
         table.add_row(
             name,
             f"{best.score(search.budgets):.0f}" if best.is_solved else "–",
-            str(best.number),
-            f"{sum(solved)}/{len(solved)}",
+            f"{'r' if best.after else ''}{best.number}",
+            f"{np.sum(solved)}/{len(solved)}",
             *(f"{expected[k - 1]:.0f}" for k in after),
         )
     return table
@@ -91,10 +104,16 @@ def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
         k = np.arange(1, len(found) + 1)
         left.fill_between(k, curve.low, curve.high, color=color, alpha=0.12, lw=0)
         left.plot(k, curve.expected, style, color=color, lw=2, label=name)
-        rates = [trial.settings["learning_rate"] for trial in trials[name]]
-        every = [trial.score(search.budgets) for trial in trials[name]]
-        right.plot(rates, every, "o", color=color, ms=4, alpha=0.7)
+        for is_solved, mark in ((True, "o"), (False, "x")):
+            some = [trial for trial in trials[name] if trial.is_solved == is_solved]
+            rates = [trial.settings["learning_rate"] for trial in some]
+            every = [trial.score(search.budgets) for trial in some]
+            right.plot(rates, every, mark, color=color, ms=4, alpha=0.7)
     _label(left, right)
+    scores = [t.score(search.budgets) for some in trials.values() for t in some]
+    left.set_ylim(0.8 * min(scores), 1.15 * max(scores))
+    longest = max(len(first_problem(search, some)) for some in trials.values())
+    left.set_xlim(0.95, 1.05 * max(longest, 2))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
         handles[::-1], labels[::-1], loc="outside right center", frameon=False
@@ -111,14 +130,16 @@ def _label(left: Axes, right: Axes) -> None:
             matplotlib.ticker.FuncFormatter("{:,.0f}".format)
         )
         axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xscale("log")
+    left.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter("{:,.0f}".format))
     left.set_xlabel("trials")
-    left.set_ylabel("steps (twice the budget: not solved)")
+    left.set_ylabel("steps (twice the budget: did not get there)")
     left.set_title("expected best after so many trials", loc="left", fontsize=11)
     right.set_xlabel("learning rate")
-    right.set_title("every trial", loc="left", fontsize=11)
+    right.set_title("every trial; ×: did not get there", loc="left", fontsize=11)
 
 
 def _styles(ranked: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -135,5 +156,5 @@ def first_problem(search: Search, trials: Sequence[Trial]) -> np.ndarray:
     Trials near the best are no random ones, and on other problems runs are given up
     once they are beaten.
     """
-    first = [trial.medians[0] for trial in trials if trial.number < search.trials]
+    first = [trial.medians[0] for trial in trials if not trial.after]
     return np.where(np.isfinite(first), first, 2 * search.budgets[0])

@@ -99,7 +99,9 @@ class Runner:
         values = np.array(table + missing * table[:1], np.float32)
         numbers = np.array([*seeds, *[seeds[0]] * missing], np.int32)
         # What fills up the batch ends before it begins.
-        limit = min(self._evaluations, at_most // self._steps_per_evaluation)
+        limit = self._evaluations
+        if math.isfinite(at_most):
+            limit = min(limit, int(at_most) // self._steps_per_evaluation)
         budgets = np.repeat([limit, 0], [len(seeds), missing]).astype(np.int32)
         # Dealt out like cards: a device has a block of the batch, and the first of
         # them would have all runs of a batch that is not full.
@@ -150,9 +152,9 @@ class Runner:
             member, number = carry
             metrics = member.metrics
             solved = metrics[f"{part}_accuracy"] >= settings.threshold
-            late = 2 * number >= self._evaluations
+            at_half = number == (self._evaluations + 1) // 2
             lost = ~jnp.isfinite(metrics["train_loss"])
-            lost |= late & (metrics["train_accuracy"] < 0.5)
+            lost |= at_half & (metrics["train_accuracy"] < 0.5)
             return (number < budget) & ~solved & ~lost
 
         def one_more(carry: tuple[Member, jax.Array]) -> tuple[Member, jax.Array]:

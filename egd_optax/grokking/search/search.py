@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.search.interruption import deferred_interruption
 from egd_optax.grokking.search.ledger import Ledger
 from egd_optax.grokking.search.runs import Runner
 from egd_optax.grokking.search.trials import (
@@ -63,12 +66,14 @@ class Search:
                 {
                     "task": problem.task.name,
                     "model": problem.model_name,
+                    # Names do not tell all, such as which bits of a parity count.
+                    "examples": _digest(problem),
                     **dataclasses.asdict(problem.settings),
                 }
                 for problem in self.problems
             ],
             "draw": self.draw,
-            "refined after": self.trials if self.refined else None,
+            "version": version("egd-optax"),
         }
 
     def ledger(self, folder: Any, name: str = "trials") -> Ledger:
@@ -77,29 +82,47 @@ class Search:
 
     def run(self, optimizer: str, ledger: Ledger | None, report: Report) -> list[Trial]:
         """All trials of a method; those in the ledger are not run again."""
-        space = RECIPES[optimizer].space
-        places = [spread_out(len(space), n, seed=self.draw) for n in range(self.trials)]
+        recipe = RECIPES[optimizer]
+        dimensions, trials = len(recipe.space), self.trials
+        runners = self.runners(optimizer)
+        places = [spread_out(dimensions, n, seed=self.draw) for n in range(trials)]
         found: list[Trial] = []
-        while len(found) < self.trials + self.refined:
-            begun, limits = len(found), [math.inf] * len(self.problems)
-            is_refined = begun >= self.trials
-            end = self.trials + self.refined if is_refined else self.trials
+
+        def so_far(name: str, done: Sequence[Trial]) -> None:
+            report(name, [*found, *done])
+
+        while len(found) < trials + self.refined:
+            limits = [math.inf] * len(self.problems)
+            begun, after = len(found), trials if len(found) >= trials else 0
+            end = trials + self.refined if after else trials
             numbers = range(begun, min(begun + ROUND, end))
             if found:
-                best = min(found, key=lambda trial: trial.rank(self.budgets))
-                limits = [BEATEN * median for median in best.medians]
-                if is_refined:
-                    centre = places[best.number]
-                    places += [near(centre, n, seed=self.draw) for n in numbers]
-                else:
+                ranks = [trial.rank(self.budgets) for trial in found]
+                best = ranks.index(min(ranks))
+                limits = [BEATEN * median for median in found[best].medians]
+                if not after:
                     limits[0] = math.inf  # what tuning costs is read off there
-            new = {n: settings_at(space, places[n]) for n in numbers}
-
-            def so_far(name: str, trials: Sequence[Trial]) -> None:
-                report(name, [*found, *trials])  # noqa: B023
-
-            found += self.evaluate(optimizer, new, ledger, so_far, limits)
+                centre = places[best]
+            if after:
+                places += [
+                    near(centre, after, n - after, seed=self.draw) for n in numbers
+                ]
+            new = {n - after: settings_at(recipe.space, places[n]) for n in numbers}
+            found += self.evaluate(
+                *(optimizer, new, ledger, so_far),
+                after=after,
+                limits=limits,
+                runners=runners,
+            )
         return found
+
+    def runners(self, optimizer: str) -> list[Runner]:
+        """A compiled program for each problem."""
+        recipe = RECIPES[optimizer]
+        return [
+            Runner(problem, functools.partial(recipe.build, problem), recipe.space)
+            for problem in self.problems
+        ]
 
     def evaluate(
         self,
@@ -107,7 +130,10 @@ class Search:
         settings: Mapping[int, Settings],
         ledger: Ledger | None,
         report: Report,
+        *,
+        after: int = 0,
         limits: Sequence[float] | None = None,
+        runners: Sequence[Runner] | None = None,
     ) -> list[Trial]:
         """The trials with these settings, by their numbers.
 
@@ -116,41 +142,68 @@ class Search:
           settings: of each trial.
           ledger: which has those that are done; None keeps none.
           report: told of all that are done, whenever some are.
+          after: which kind of trials they are.
           limits: steps of each problem after which a run is given up.
+          runners: compiled programs, for several calls.
         """
-        recipe = RECIPES[optimizer]
-        runners = [
-            Runner(problem, functools.partial(recipe.build, problem), recipe.space)
-            for problem in self.problems
-        ]
-        done = _known(optimizer, settings, ledger, self.problems)
+        runners = self.runners(optimizer) if runners is None else runners
+        limits = [math.inf] * len(runners) if limits is None else limits
+        done = self._known(optimizer, after, settings, ledger)
         report(optimizer, list(done.values()))
         missing = [n for n in settings if n not in done]
         seeds = self.problems[0].settings.seeds
         together = max(1, runners[0].chunk // len(seeds))
         for start in range(0, len(missing), together):
             some = missing[start : start + together]
-            table = np.full((len(some), len(runners), 2, len(seeds)), np.nan)
-            left = list(range(len(some)))
-            for place, runner in enumerate(runners):
-                if not left:
-                    break
-                table[left, place] = _results(
-                    runner,
-                    [settings[some[i]] for i in left],
-                    seeds,
-                    math.inf if limits is None else limits[place],
-                )
-                left = [i for i in left if np.isfinite(np.median(table[i, place, 0]))]
-            trials = [
-                _trial(optimizer, n, settings[n], found)
-                for n, found in zip(some, table, strict=True)
-            ]
-            if ledger is not None and not jax.process_index():
-                ledger.add(trials)
+            # An interruption waits for what is under way, and loses nothing of it.
+            with deferred_interruption():
+                table = np.full((len(some), len(runners), 2, len(seeds)), np.nan)
+                left = list(range(len(some)))
+                for place, runner in enumerate(runners):
+                    if not left:
+                        break
+                    asked = [settings[some[i]] for i in left]
+                    results = _results(runner, asked, seeds, limits[place])
+                    table[left, place] = results
+                    medians = np.median(table[:, place, 0], axis=-1)
+                    left = [i for i in left if np.isfinite(medians[i])]
+                trials = [
+                    _trial(optimizer, after, n, settings[n], found)
+                    for n, found in zip(some, table, strict=True)
+                ]
+                if ledger is not None and not jax.process_index():
+                    ledger.add(trials)
             done |= {trial.number: trial for trial in trials}
             report(optimizer, list(done.values()))
         return [done[n] for n in settings]
+
+    def _known(
+        self,
+        optimizer: str,
+        after: int,
+        settings: Mapping[int, Settings],
+        ledger: Ledger | None,
+    ) -> dict[int, Trial]:
+        """The trials that are done; all processes learn it from the first."""
+        seeds = len(self.problems[0].settings.seeds)
+        table = np.full((len(settings), len(self.problems), 2, seeds), np.nan)
+        there = np.zeros(len(settings), bool)
+        for place, (n, values) in enumerate(settings.items()):
+            trial = ledger and ledger.find(optimizer, after, n, values)
+            if not trial:
+                continue
+            there[place] = True
+            for kind, found in enumerate((trial.steps, trial.accuracies)):
+                for problem, of_seeds in enumerate(found):
+                    if of_seeds:
+                        table[place, problem, kind] = of_seeds
+        if jax.process_count() > 1:
+            there, table = multihost_utils.broadcast_one_to_all((there, table))
+        return {
+            n: _trial(optimizer, after, n, settings[n], found)
+            for n, found, is_there in zip(settings, table, there, strict=True)
+            if is_there
+        }
 
 
 def _results(
@@ -171,39 +224,19 @@ def _results(
     return np.swapaxes(whole, 1, 2)
 
 
-def _trial(optimizer: str, number: int, settings: Settings, found: np.ndarray) -> Trial:
+def _trial(
+    optimizer: str, after: int, number: int, settings: Settings, found: np.ndarray
+) -> Trial:
     """From a table (problems, 2, seeds) that is NaN where nothing was run."""
     steps, accuracies = (
         tuple(() if np.isnan(x).all() else tuple(map(float, x)) for x in found[:, i])
         for i in (0, 1)
     )
     rounded = tuple(tuple(round(x, 4) for x in each) for each in accuracies)
-    return Trial(optimizer, number, settings, steps, rounded)
+    return Trial(optimizer, after, number, settings, steps, rounded)
 
 
-def _known(
-    optimizer: str,
-    settings: Mapping[int, Settings],
-    ledger: Ledger | None,
-    problems: Sequence[Problem],
-) -> dict[int, Trial]:
-    """The trials that are done; all processes learn it from the first."""
-    seeds = len(problems[0].settings.seeds)
-    table = np.full((len(settings), len(problems), 2, seeds), np.nan)
-    there = np.zeros(len(settings), bool)
-    for place, (n, values) in enumerate(settings.items()):
-        trial = ledger.find(optimizer, n, values) if ledger is not None else None
-        if trial is None:
-            continue
-        there[place] = True
-        for kind, found in enumerate((trial.steps, trial.accuracies)):
-            for problem, of_seeds in enumerate(found):
-                if of_seeds:
-                    table[place, problem, kind] = of_seeds
-    if jax.process_count() > 1:
-        there, table = multihost_utils.broadcast_one_to_all((there, table))
-    return {
-        n: _trial(optimizer, n, settings[n], found)
-        for n, found, is_there in zip(settings, table, there, strict=True)
-        if is_there
-    }
+def _digest(problem: Problem) -> str:
+    task = problem.task
+    content = (np.ascontiguousarray(x) for x in (task.inputs, task.labels))
+    return hashlib.sha256(b"".join(x.tobytes() for x in content)).hexdigest()[:16]

@@ -17,13 +17,19 @@ class Trial:
     """Settings, and how many steps they took."""
 
     optimizer: str
-    number: int
+    after: int  # 0: quasi-random; else refined after so many of these
+    number: int  # among those of its kind
     settings: Settings
     # Of each problem, for each seed: to the threshold; infinite where it was not
     # reached. A problem after one that was not solved is not run, and has none.
     steps: tuple[tuple[float, ...], ...]
     # In the same places: held-out accuracy when the run ended.
     accuracies: tuple[tuple[float, ...], ...]
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Which trial it is."""
+        return self.optimizer, self.after, self.number
 
     @property
     def is_solved(self) -> bool:
@@ -64,9 +70,9 @@ def spread_out(dimensions: int, number: int, *, seed: int) -> np.ndarray:
     return sequence.random(1)[0]
 
 
-def near(places: np.ndarray, number: int, *, seed: int) -> np.ndarray:
+def near(places: np.ndarray, after: int, number: int, *, seed: int) -> np.ndarray:
     """Places near others: about half of them moved, most a little, some far."""
-    rng = np.random.default_rng([seed, number])
+    rng = np.random.default_rng([seed, after, number])
     moves = rng.uniform(-1, 1, len(places)) ** 3 / 2
     moved = places + np.where(rng.random(len(places)) < 0.5, moves, 0)
     # What would leave the range is reflected at its end.

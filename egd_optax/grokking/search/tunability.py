@@ -43,7 +43,10 @@ def tunability(scores: np.ndarray, *, samples: int = 500, seed: int = 0) -> Tuna
     drawn = rng.choice(scores, (samples, len(scores)))
     found = np.sort(drawn, axis=1) @ weights.T
     low, high = np.quantile(found, (0.1, 0.9), axis=0)
-    return Tunability(weights @ np.sort(scores), low, high)
+    # Equal scores have that score for a mean, whatever rounding does.
+    bounds = np.min(scores), np.max(scores)
+    expected = weights @ np.sort(scores)
+    return Tunability(*(np.clip(x, *bounds) for x in (expected, low, high)))
 
 
 def _weights(count: int) -> np.ndarray:
