@@ -80,11 +80,11 @@ def test_trials_stay_in_the_space_and_what_is_shared_is_alike(name):
     assert drawn(space, 3) != drawn(space, 3, seed=1)
 
 
-def test_learning_rates_are_spread_over_three_decades():
+def test_learning_rates_are_spread_over_three_decades_at_least():
     for name, space in SPACES.items():
         rates = [drawn(space, k)["learning_rate"] for k in range(64)]
         low, high = space["learning_rate"].at(0), space["learning_rate"].at(1)
-        assert high / low == pytest.approx(1000), name
+        assert high / low >= 999, name
         counts, _ = np.histogram(np.log(rates), 6, (math.log(low), math.log(high)))
         assert counts.min() >= 8
 

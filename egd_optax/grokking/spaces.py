@@ -31,13 +31,14 @@ SHARED: Space = {
     "biases_as_rows": Choice((0, 1)),
 }
 
-# Three decades of η₀, about what a step of the kind may be.
-_SPECTRAL: Space = {"learning_rate": LogUniform(0.003, 3), **SHARED}  # singular values
-_LINES: Space = {"learning_rate": LogUniform(0.01, 10), **SHARED}  # columns, or rows
-_WHOLE: Space = {"learning_rate": LogUniform(0.1, 100), **SHARED}  # the matrix
-_SIGNS: Space = {"learning_rate": LogUniform(1e-4, 0.1), **SHARED}  # entries
-_ENTRIES: Space = {"learning_rate": LogUniform(3e-4, 0.3), **SHARED}  # in the mean
-_PLAIN: Space = {"learning_rate": LogUniform(0.1, 100), **SHARED}  # of the gradient
+# Three decades of η₀, four where gradients have their own size; steps are as long in
+# the singular values, columns or rows, the whole, or the entries of a matrix.
+_SPECTRAL: Space = {"learning_rate": LogUniform(0.003, 3), **SHARED}
+_LINES: Space = {"learning_rate": LogUniform(0.01, 10), **SHARED}
+_WHOLE: Space = {"learning_rate": LogUniform(0.1, 100), **SHARED}
+_SIGNS: Space = {"learning_rate": LogUniform(1e-4, 0.1), **SHARED}
+_ENTRIES: Space = {"learning_rate": LogUniform(3e-4, 0.3), **SHARED}
+_PLAIN: Space = {"learning_rate": LogUniform(0.01, 100), **SHARED}
 _SECOND = OneMinus(LogUniform(1e-3, 0.1))
 _ADAM: Space = {**_ENTRIES, "second_momentum": _SECOND}
 _PENALTY: Space = {
