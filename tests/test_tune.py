@@ -233,7 +233,16 @@ def test_settings_that_are_not_there_are_named(tmp_path, monkeypatch, capsys):
 def test_two_methods_of_eight_trials_take_less_than_a_minute(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "empty"))
     words = ["tune", "addition", "--modulus", "23", "--optimizers", "egd", "muon"]
-    words += ["--trials", "8", "--seeds", "1", "--max-steps", "300"]
+    words += [
+        "--batch-size",
+        "64",
+        "--trials",
+        "8",
+        "--seeds",
+        "1",
+        "--max-steps",
+        "300",
+    ]
     command = [sys.executable, "-m", "egd_optax.grokking.cli", *words]
     start = time.perf_counter()
     subprocess.run([*command, "--out", tmp_path / "out"], check=True)
