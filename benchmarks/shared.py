@@ -66,3 +66,11 @@ def report(
         writer.writeheader()
         writer.writerows(rows)
     console.print(f"written to {path}")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that :func:`report` wrote; none, where there is none yet."""
+    if not path.exists():
+        return []
+    _, *lines = path.read_text().splitlines()
+    return list(csv.DictReader(lines))

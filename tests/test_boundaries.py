@@ -53,15 +53,20 @@ KNOWS = {
 # And each room of the workbench, of the others there.
 WORKBENCH_KNOWS = {
     "files": set(),
+    "differences": set(),
+    "tables": set(),
     "problems": set(),
     "training": {"problems", "files"},
     "methods": {"problems"},
     "dimensions": set(),
     "spaces": {"dimensions", "methods"},
     "recipes": {"problems", "methods", "spaces"},
-    "search": {"problems", "training", "recipes", "spaces", "figures", "files"},
+    "search": {
+        *("problems", "training", "recipes", "spaces", "figures", "files"),
+        *("differences", "tables"),
+    },
     "figures": {"training", "files"},
-    "summary": {"training"},
+    "summary": {"training", "tables"},
     "tracking": {"training"},
     "cli": {
         "problems",

@@ -1,30 +1,24 @@
 """What the committed tables hold: equal terms, and no claim beyond them."""
 
-import csv
 import json
 from collections import Counter
 
 import pytest
 
 from benchmarks.evidence import _searched
+from benchmarks.evidence._cells import RESULTS
 from benchmarks.evidence._families import FAMILIES, FINAL_SEEDS, FINALISTS, finals
-from benchmarks.evidence._searched import RESULTS
-from egd_optax.grokking.recipes import RECIPES
+from benchmarks.shared import read_table
+from egd_optax.grokking.recipes import RECIPES, TUNED
 from egd_optax.grokking.search.trials import settings_at, spread_out
 
-TUNED = [name for name, recipe in RECIPES.items() if recipe.space]
 SEARCHED = [family for family in FAMILIES if _searched.searched(family)]
-
-
-def table(path):
-    _, *lines = path.read_text().splitlines()
-    return list(csv.DictReader(lines))
 
 
 @pytest.mark.parametrize("family", SEARCHED)
 def test_every_method_of_a_family_had_the_same_trials_seeds_and_budget(family):
     search, folder = FAMILIES[family], RESULTS / "search" / family
-    trials = table(folder / "trials.csv")
+    trials = read_table(folder / "trials.csv")
     count = search.trials + search.refined
     assert Counter(row["optimizer"] for row in trials) == dict.fromkeys(TUNED, count)
     for name in TUNED:
@@ -44,7 +38,7 @@ def test_every_method_of_a_family_had_the_same_trials_seeds_and_budget(family):
     assert len(steps) == len(search.problems)
     for row in trials:
         assert len(row[steps[0]].split()) == 1
-    again = table(folder / "finals.csv")
+    again = read_table(folder / "finals.csv")
     assert Counter(r["optimizer"] for r in again) == dict.fromkeys(TUNED, FINALISTS)
     assert all(len(row[steps[0]].split()) == len(FINAL_SEEDS) for row in again)
     asked = json.loads((folder / "finals.json").read_text())
@@ -54,7 +48,7 @@ def test_every_method_of_a_family_had_the_same_trials_seeds_and_budget(family):
 @pytest.mark.parametrize("family", SEARCHED)
 def test_the_quasi_random_trials_are_those_of_the_declared_space(family):
     search = FAMILIES[family]
-    for row in table(RESULTS / "search" / family / "trials.csv"):
+    for row in read_table(RESULTS / "search" / family / "trials.csv"):
         number, space = int(row["trial"]), RECIPES[row["optimizer"]].space
         if not row["refined after"]:
             places = spread_out(len(space), number, seed=search.draw)
@@ -64,7 +58,7 @@ def test_the_quasi_random_trials_are_those_of_the_declared_space(family):
 
 @pytest.mark.parametrize("family", SEARCHED)
 def test_recipes_have_the_settings_that_the_finals_chose(family):
-    again = table(RESULTS / "search" / family / "finals.csv")
+    again = read_table(RESULTS / "search" / family / "finals.csv")
     for name in TUNED:
         own = [row for row in again if row["optimizer"] == name]
         best = min(float(row["score"]) for row in own)

@@ -13,12 +13,11 @@ from egd_optax.grokking.methods import directions, tuned
 from egd_optax.grokking.methods.matrices import all_matrices, with_matrices_apart
 from egd_optax.grokking.methods.window import grokfast_of_any_window
 from egd_optax.grokking.problems.problem import modular
-from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.recipes import RECIPES, TUNED
 from egd_optax.grokking.search.trials import settings_at, spread_out
 
 NET = modular("addition", 5, width=6)
 TRANSFORMER = modular("addition", 5, model="transformer", width=8)
-TUNED = [name for name, recipe in RECIPES.items() if recipe.space]
 
 
 def draw(problem, seed):

@@ -187,6 +187,7 @@ def settings(name="columns", **changes):
         ("[]", "and {path} is none"),
         ('{"optimizers": {"egd": 3}}', "and {path} is none"),
         ('{"optimizers": {}}', "{path} names none"),
+        ('{"optimizers": {}, "problems": 3}', "and {path} is none"),
         ({"sgd": {}}, "settings of 'sgd', which has none to set: choose among egd"),
         ({"who": {}}, "settings of 'who', which has none to set"),
         ({"columns": settings(rank=3)}, "columns does not take the setting 'rank'"),

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shared import commit, machine
+from egd_optax.grokking.differences import first_difference
 from egd_optax.grokking.files import replacing
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training.history import Crossing, History
 from egd_optax.grokking.training.run import train
 
+RESULTS = Path(__file__).parent / "results"
 _KEPT_EVALUATIONS = 120
 SUFFIX = ".json.gz"
 # What reading bytes that are no cell can raise, gzip's ways among them.
@@ -104,8 +106,9 @@ def finished_cell(folder: Path, row: str, recipe: str, problem: Problem) -> Cell
     found = _read(path, row)
     asked, there = _question(recipe, problem), found.record["question"]
     if there != asked:
+        name, old, new = first_difference(there, asked)
         raise CellError(
-            f"{path} was run with other settings, {_difference(there, asked)}: choose "
+            f"{path} was run with other settings, {name} {old} and not {new}: choose "
             "another --out, or delete it to have it run again"
         )
     return found
@@ -126,18 +129,6 @@ def _question(recipe: str, problem: Problem) -> dict[str, Any]:
         "weight_decay": problem.weight_decay,
     }
     return json.loads(json.dumps(question))
-
-
-def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
-    """The first setting that differs."""
-    for name in there | asked:
-        # Not None: that is a setting's value, too.
-        old, new = there.get(name, "unknown"), asked.get(name, "unknown")
-        if isinstance(old, dict) and isinstance(new, dict) and old != new:
-            return _difference(old, new)
-        if old != new:
-            return f"{name} {old} and not {new}"
-    raise AssertionError("equal")
 
 
 def found_cells(folder: Path, rows: Iterable[str]) -> dict[str, list[Cell]]:

@@ -1,15 +1,12 @@
 """Steps and seconds of every recipe, over all rows of a family."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.evidence._cells import Cell
+from benchmarks.evidence._cells import RESULTS, Cell
 from benchmarks.evidence._rows import Row
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.shared import read_table
 
 
 class Mean(NamedTuple):
@@ -19,15 +16,11 @@ class Mean(NamedTuple):
     seconds: float  # infinite, too, where no step was timed
 
 
-def seconds_of(folder: Path = RESULTS) -> dict[tuple[str, str], float]:
+def seconds_to_generalize() -> dict[tuple[str, str], float]:
     """Seconds to the threshold by row and recipe, from clock.csv."""
-    path = folder / "clock.csv"
-    if not path.exists():
-        return {}
-    _, *lines = path.read_text().splitlines()
     return {
         (line["row"], line["recipe"]): float(line["seconds"])
-        for line in csv.DictReader(lines)
+        for line in read_table(RESULTS / "clock.csv")
         if line["seconds"]
     }
 

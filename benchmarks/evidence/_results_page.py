@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.evidence._cells import PLATEAU, Cell, CellError, found_cells
+from benchmarks.evidence._cells import PLATEAU, RESULTS, Cell, CellError, found_cells
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._search_pages import searches, start_table
 from benchmarks.evidence._summary import Sections, summary
 from benchmarks.evidence._tables import steps_text, table
 from egd_optax.grokking.summary import seeds_in_words
-
-RESULTS = Path(__file__).parent / "results"
 
 HEAD = """\
 # Results

@@ -2,11 +2,11 @@
 
 from benchmarks.evidence._families import FAMILIES
 from benchmarks.evidence._searched import searched
-from benchmarks.evidence._starting_points import HEAD, starting_points
+from benchmarks.evidence._starting_points import HEAD, WITHIN, starting_points
 from benchmarks.evidence._summary import ASKED_FOR
 from benchmarks.evidence._tables import table
 
-RESULTS = "../benchmarks/evidence/results/search"
+_FOLDER = "../benchmarks/evidence/results/search"
 
 
 def searches() -> str:
@@ -23,9 +23,9 @@ def searches() -> str:
             f"{search.refined} near its best, up to {search.budgets[0]} steps, one "
             "seed. Then the five best with three other seeds; the table has the best "
             "of them, medians and their geometric mean "
-            f"([all trials]({RESULTS}/{family}/trials.csv)).",
+            f"([all trials]({_FOLDER}/{family}/trials.csv)).",
             table([list(found[0]), *(list(line.values()) for line in found)]),
-            f"![Expected best after so many trials]({RESULTS}/{family}/tune.png)",
+            f"![Expected best after so many trials]({_FOLDER}/{family}/tune.png)",
         ]
     return "\n\n".join(parts) + "\n" if parts else ""
 
@@ -38,4 +38,9 @@ def start_table() -> str:
         if searched(family)
         for line in starting_points(family, ASKED_FOR)
     ]
-    return table([HEAD, *lines])
+    if not lines:
+        return "No family is searched to its end yet."
+    return (
+        "What it found for each family of problems, and in brackets the range of what "
+        f"came within {WITHIN} times the best:\n\n{table([HEAD, *lines])}"
+    )

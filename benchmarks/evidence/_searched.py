@@ -1,19 +1,14 @@
 """What the search found, from its committed tables."""
 
-import csv
-from pathlib import Path
+from benchmarks.evidence._cells import RESULTS
+from benchmarks.shared import read_table
 
-RESULTS = Path(__file__).parent / "results"
 FINALISTS_OF_RACES = 5
 
 
 def searched(family: str) -> list[dict[str, str]]:
     """Lines of the table of a family's search, the best first; none: not searched."""
-    path = RESULTS / f"search-{family}.csv"
-    if not path.exists():
-        return []
-    _, *lines = path.read_text().splitlines()
-    return list(csv.DictReader(lines))
+    return read_table(RESULTS / f"search-{family}.csv")
 
 
 def best_searched(family: str) -> list[str]:

@@ -1,15 +1,13 @@
 """Settings to start from: the best of a search, and how far one may be from it."""
 
-import csv
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.evidence._cells import RESULTS
+from benchmarks.shared import read_table
 from egd_optax.grokking.recipes import RECIPES
 
-RESULTS = Path(__file__).parent / "results"
 # Within this many times the best score a setting still serves.
 WITHIN = 1.5
 SHOWN = {
@@ -23,7 +21,7 @@ SHOWN = {
 
 def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]:
     """A line a method: each setting of its chosen trial, and the range that serves."""
-    trials = list(_trials(RESULTS / "search" / family / "trials.csv"))
+    trials = read_table(RESULTS / "search" / family / "trials.csv")
     lines = []
     for name in optimizers:
         own = [trial for trial in trials if trial["optimizer"] == name]
@@ -49,7 +47,7 @@ def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]
 HEAD = [
     "family",
     "method",
-    *(f"{text} (range within {WITHIN} × the best)" for text in SHOWN.values()),
+    *SHOWN.values(),
     "trials within",
 ]
 
@@ -66,12 +64,3 @@ def _short(value: float) -> str:
     if value >= 10:
         return f"{value:.0f}"
     return np.format_float_positional(value, 2, fractional=False, trim="-")
-
-
-def _trials(path: Path) -> Iterator[dict[str, str]]:
-    yield from _rows(path) if path.exists() else ()
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    _, *lines = path.read_text().splitlines()
-    return list(csv.DictReader(lines))

@@ -4,7 +4,7 @@ import math
 
 from benchmarks.evidence._cells import PLATEAU, Cell
 from benchmarks.evidence._families import FAMILIES
-from benchmarks.evidence._means import RESULTS, family_means, seconds_of
+from benchmarks.evidence._means import family_means, seconds_to_generalize
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._tables import steps_text, table
@@ -40,7 +40,7 @@ def development() -> str:
 
 def overview(sections: Sections) -> str:
     """Who was first, and the methods that a reader will ask for; one line a problem."""
-    seconds = seconds_of(RESULTS)
+    seconds = seconds_to_generalize()
     head = ["problem", "published", "first by steps", *(f"`{n}`" for n in ASKED_FOR)]
     lines = [[*head, "first by the clock", "plateau of `sgd`"]]
     for name, (cells, published) in sections.items():
@@ -81,7 +81,7 @@ def _number(value: float) -> str:
 def families(sections: Sections, kind: str) -> str:
     """The methods of each family in the order of their means, one line a family."""
     cells = {name: found for name, (found, _) in sections.items()}
-    means = family_means(rows("full"), cells, seconds_of(RESULTS))
+    means = family_means(rows("full"), cells, seconds_to_generalize())
     lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
     for family, found in means.items():
         reached = {n: getattr(mean, kind) for n, mean in found.items()}

@@ -18,8 +18,8 @@ import numpy as np
 import tyro
 
 from benchmarks import charts
-from benchmarks.evidence._cells import found_cells
-from benchmarks.evidence._means import Mean, family_means, seconds_of
+from benchmarks.evidence._cells import RESULTS, found_cells
+from benchmarks.evidence._means import Mean, family_means, seconds_to_generalize
 from benchmarks.evidence._rows import rows
 from benchmarks.shared import report
 from egd_optax.grokking import figures
@@ -44,16 +44,14 @@ class Options:
 
     quick: bool = False
     """Table and picture of what is there, to files of their own."""
-    out: Path = Path(__file__).parent / "results"
+    out: Path = RESULTS
     """Folder for the table and the picture."""
 
 
 def main(options: Options) -> None:
     every = list(rows("full"))
-    cells = found_cells(
-        Path(__file__).parent / "results" / "race", [row.name for row in every]
-    )
-    means = family_means(every, cells, seconds_of())
+    cells = found_cells(RESULTS / "race", [row.name for row in every])
+    means = family_means(every, cells, seconds_to_generalize())
     table, points = [], {}
     for family, found in means.items():
         exact = found.get(EXACT, Mean(math.inf, math.inf))

@@ -17,16 +17,13 @@ steps; what is there is not run again. The table of the chosen settings goes to
 results/search-FAMILY.csv.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -36,14 +33,14 @@ from benchmarks.shared import report
 from egd_optax.grokking import figures
 from egd_optax.grokking.files import prepare_folder, replacing, reserved
 from egd_optax.grokking.problems.problem import with_settings
-from egd_optax.grokking.recipes import RECIPES, settings_to_json
+from egd_optax.grokking.recipes import TUNED, settings_to_json
 from egd_optax.grokking.search.progress import bar
 from egd_optax.grokking.search.results import tune_figure
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial
+from egd_optax.grokking.training.devices import side_by_side
 
-TUNED = Path(str(resources.files("egd_optax.grokking") / "tuned.json"))
-SEARCHED = tuple(name for name, recipe in RECIPES.items() if recipe.space)
+TUNED_FILE = Path(str(resources.files("egd_optax.grokking") / "tuned.json"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Options:
 
     families: tuple[str, ...] = tuple(FAMILIES)
     """Families of problems."""
-    optimizers: tuple[str, ...] = SEARCHED
+    optimizers: tuple[str, ...] = TUNED
     """Names of tuned recipes."""
     quick: bool = False
     """One family, two methods, two trials, few steps; tuned.json stays."""
@@ -90,9 +87,8 @@ def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
     last = second.ledger(folder, "finals")
     console = Console()
     rows, every = [], {}
-    with contextlib.ExitStack() as stack:
-        total = len(names) * (search.trials + search.refined)
-        show = stack.enter_context(bar(total, search.budgets, console))
+    total = len(names) * (search.trials + search.refined)
+    with bar(total, search.budgets, console) as show:
         for name in names:
             found = every[name] = search.run(name, ledger, show)
             best = sorted(found, key=lambda t: t.rank(search.budgets))[:FINALISTS]
@@ -125,15 +121,14 @@ def _line(search: Search, trial: Trial) -> dict[str, object]:
 
 def write_tuned(family: str, rows: Sequence[Trial]) -> None:
     """Puts what was found beside what is there."""
-    there = json.loads(TUNED.read_text())
+    there = json.loads(TUNED_FILE.read_text())
     there.setdefault(family, {}).update(
         {trial.optimizer: settings_to_json(trial.settings) for trial in rows}
     )
-    with replacing(TUNED) as temporary:
+    with replacing(TUNED_FILE) as temporary:
         temporary.write_text(json.dumps(there, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
-    # A device for each core: runs side by side.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    side_by_side()
     main(tyro.cli(Options))

@@ -133,7 +133,7 @@ def _published() -> dict[str, Recipe]:
 
 
 # How each tuned method is built, and what it is.
-_TUNED: dict[str, tuple[Callable[..., Any], str]] = {
+_BUILDERS: dict[str, tuple[Callable[..., Any], str]] = {
     "egd": (tuned.egd, "this package: all matrices whitened"),
     "five-steps": (
         functools.partial(tuned.egd, directions.five_steps),
@@ -203,7 +203,7 @@ def _tuned() -> dict[str, Recipe]:
     by_family = json.loads(file.read_text(encoding="utf-8"))
 
     def recipe(name: str) -> Recipe:
-        build, source = _TUNED[name]
+        build, source = _BUILDERS[name]
         settings = {
             family: settings_from_json(found[name])
             for family, found in by_family.items()
@@ -213,10 +213,11 @@ def _tuned() -> dict[str, Recipe]:
             lambda problem, **chosen: build(**chosen), settings, source, SPACES[name]
         )
 
-    return {name: recipe(name) for name in _TUNED}
+    return {name: recipe(name) for name in _BUILDERS}
 
 
 RECIPES = _published() | _tuned()
+TUNED = tuple(name for name, recipe in RECIPES.items() if recipe.space)
 
 # What `egd-grok race` runs unless told otherwise: a picture with all is unreadable.
 SHOWN = (

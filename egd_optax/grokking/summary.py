@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
+from egd_optax.grokking.tables import terminal_table
 from egd_optax.grokking.training.history import Crossing, History
 
 
@@ -60,23 +60,9 @@ def summary_table(
     compared = baseline in histories and len(histories) > 1
     if compared:
         caption += f" vs {baseline}: times fewer steps, first crossing."
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        # Fits into 80 columns.
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
-        show_edge=False,
-    )
     headers = ["steps, first", "sustained", "epochs", "final", "seconds"]
     headers += [f"vs {baseline}"] * compared
-    table.add_column("optimizer", no_wrap=True)
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
+    table = terminal_table(headers, title=title, caption=caption)
     for name, history in histories.items():
         first = history.first_crossing(threshold)
         sustained = history.sustained_crossing(threshold)

@@ -2,14 +2,13 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import optax
 import tyro
 
-from egd_optax.grokking.cli.settings_file import read_settings, remarks
+from egd_optax.grokking.cli.settings_file import SettingsFile, read_settings
 from egd_optax.grokking.files import prepare_folder
 from egd_optax.grokking.problems.problem import (
     TASKS,
@@ -23,7 +22,7 @@ from egd_optax.grokking.problems.problem import (
 )
 from egd_optax.grokking.problems.settings import check_settings
 from egd_optax.grokking.problems.tasks import check_range
-from egd_optax.grokking.recipes import RECIPES, SHOWN, recipes_for
+from egd_optax.grokking.recipes import RECIPES, SHOWN, TUNED, recipes_for
 from egd_optax.grokking.tracking import check_trackers
 
 
@@ -139,14 +138,13 @@ class Prepared(NamedTuple):
 
     problem: Problem
     names: tuple[str, ...]  # of the optimizers
-    settings: Mapping[str, Mapping[str, float]]  # of those that a file has
-    remarks: Sequence[str] = ()  # what to know before
+    found: SettingsFile  # by a search; of no optimizer, where none was asked for
 
     def optimizer(self, name: str) -> optax.GradientTransformation:
         """With the settings of the file, or else of its recipe."""
         recipe = RECIPES[name]
-        if name in self.settings:
-            return recipe.build(self.problem, **self.settings[name])
+        if name in self.found.settings:
+            return recipe.build(self.problem, **self.found.settings[name])
         return recipe.make(self.problem)
 
 
@@ -174,21 +172,18 @@ def prepare(command: Experiment) -> Prepared:
     changes = {name: value for name, value in changes.items() if value is not None}
     problem = with_settings(problem, **changes)
 
-    found: Mapping[str, Mapping[str, float]] = {}
+    found = SettingsFile()
     if isinstance(command, Race) and command.settings is not None:
         found = read_settings(command.settings)
-    names = _names(command, problem, tuple(found))
-    said: Sequence[str] = ()
-    if isinstance(command, Race) and command.settings is not None:
-        said = remarks(command.settings, problem.task.name, problem.model_name)
-    prepared = Prepared(problem, names, found, said)
+    names = _names(command, problem, tuple(found.settings))
+    prepared = Prepared(problem, names, found)
     if isinstance(command, Train):
         _check_checkpointing(command)
     if isinstance(command, Training):
         check_trackers(command.track)
     check_settings(problem.task, problem.settings)
     check_memory(problem)
-    for name in found:
+    for name in found.settings:
         prepared.optimizer(name)  # numbers that it does not take
     prepare_folder(command.out)
     return prepared
@@ -200,7 +195,7 @@ def _names(
     """Of the optimizers, all of which are offered."""
     offered = recipes_for(problem)
     if isinstance(command, Tune):
-        offered = tuple(n for n, recipe in RECIPES.items() if recipe.space)
+        offered = TUNED
     names = command.recipes()
     if names is None:
         names = in_file or tuple(name for name in SHOWN if name in offered)

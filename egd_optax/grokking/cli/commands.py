@@ -25,7 +25,7 @@ from egd_optax.grokking.cli.arguments import (
     prepare,
 )
 from egd_optax.grokking.cli.compiled import keep_compiled
-from egd_optax.grokking.cli.tune import search_of, side_by_side, tune
+from egd_optax.grokking.cli.tune import search_of, tune
 from egd_optax.grokking.cli.usage import in_flags, parse
 from egd_optax.grokking.files import in_one_line, replacing, reserved
 from egd_optax.grokking.recipes import baseline
@@ -37,6 +37,7 @@ from egd_optax.grokking.training.checkpoints import (
     Checkpoints,
     CheckpointWarning,
 )
+from egd_optax.grokking.training.devices import side_by_side
 from egd_optax.grokking.training.history import History, to_json_lines
 from egd_optax.grokking.training.run import train
 
@@ -66,7 +67,8 @@ def main() -> None:
             _fail(in_flags(str(error)), 2)
         except OSError as error:
             _fail(in_one_line(error), 1)
-        for remark in (*prepared.remarks, *(warning.message for warning in caught)):
+        remarks = prepared.found.remarks(prepared.problem)
+        for remark in (*remarks, *(warning.message for warning in caught)):
             print(f"egd-grok: {remark}", file=sys.stderr)
         try:
             _run(command, prepared, checkpoints)

@@ -1,16 +1,39 @@
 """Settings that a search found, read from its best.json."""
 
+import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from egd_optax.grokking.recipes import RECIPES, settings_from_json
+from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.recipes import RECIPES, TUNED, settings_from_json
 
 
-def read_settings(path: Path) -> dict[str, dict[str, float]]:
-    """The settings of each optimizer in the file.
+@dataclasses.dataclass(frozen=True)
+class SettingsFile:
+    """What is in a best.json."""
+
+    path: Path = Path()
+    settings: Mapping[str, Mapping[str, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    problems: Sequence[tuple[str, str]] = ()  # task and model
+    unsolved: Sequence[str] = ()  # optimizers
+
+    def remarks(self, problem: Problem) -> list[str]:
+        """What speaks against running the settings on a problem."""
+        here = problem.task.name, problem.model_name
+        return [
+            f"{self.path} is of another problem, {task}, {model}"
+            for task, model in self.problems
+            if (task, model) != here
+        ] + [f"{self.path}: no trial of {name} got there" for name in self.unsolved]
+
+
+def read_settings(path: Path) -> SettingsFile:
+    """The settings of each optimizer in a file, and where they come from.
 
     Raises:
       ValueError: the file cannot be read or is no best.json, or has settings that its
@@ -18,10 +41,13 @@ def read_settings(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        named = {
-            name: settings_from_json(x["settings"])
-            for name, x in found["optimizers"].items()
-        }
+        optimizers = found["optimizers"]
+        read = SettingsFile(
+            path,
+            {name: settings_from_json(x["settings"]) for name, x in optimizers.items()},
+            [(x["task"], x["model"]) for x in found.get("problems", ())],
+            [name for name, x in optimizers.items() if x.get("solved") is False],
+        )
     except OSError as error:
         raise ValueError(
             f"settings must be a file, got {path}: {error.strerror}"
@@ -30,35 +56,19 @@ def read_settings(path: Path) -> dict[str, dict[str, float]]:
         raise ValueError(
             f"settings must be a best.json of egd-grok tune, and {path} is none"
         ) from error
-    if not named:
+    if not read.settings:
         raise ValueError(f"settings must name optimizers, and {path} names none")
-    for name, settings in named.items():
+    for name, settings in read.settings.items():
         _check(path, name, settings)
-    return named
-
-
-def remarks(path: Path, task: str, model: str) -> list[str]:
-    """What speaks against running the settings of a file that was read before."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    said = []
-    for problem in found.get("problems", ()):
-        if (problem["task"], problem["model"]) != (task, model):
-            said.append(
-                f"{path} is of another problem, {problem['task']}, {problem['model']}"
-            )
-    for name, about in found["optimizers"].items():
-        if about.get("solved") is False:
-            said.append(f"{path}: no trial of {name} got there")
-    return said
+    return read
 
 
 def _check(path: Path, name: str, settings: Mapping[str, Any]) -> None:
     space = RECIPES[name].space if name in RECIPES else {}
     if not space:
-        tuned = (n for n, recipe in RECIPES.items() if recipe.space)
         raise ValueError(
             f"{path} has settings of {name!r}, which has none to set: choose among "
-            f"{', '.join(tuned)}"
+            f"{', '.join(TUNED)}"
         )
     for setting in settings.keys() ^ space.keys():
         where = "has no" if setting in space else "does not take the"

@@ -1,11 +1,8 @@
 """What ``egd-grok tune`` does."""
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from rich.console import Console
 
 from egd_optax.grokking import figures
@@ -23,15 +20,6 @@ from egd_optax.grokking.search.results import (
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial
 from egd_optax.grokking.summary import seeds_in_words
-
-
-def side_by_side() -> None:
-    """Has a CPU take as many runs at once as it has cores."""
-    own = hasattr(os, "sched_getaffinity")  # those that this process may use
-    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
-    # Too late where JAX has begun already; then they follow each other.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def search_of(command: Tune, problem: Problem) -> Search:

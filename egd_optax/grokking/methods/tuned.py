@@ -135,10 +135,15 @@ def _adam(s: Shared, second_momentum: Number) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=s.momentum, b2=second_momentum)
 
 
-def adamw(*, second_momentum: Number = 0.98, **shared: Number) -> Any:
-    """AdamW, or Adam with coupled decay."""
+def adamw(
+    front: optax.GradientTransformation | None = None,
+    *,
+    second_momentum: Number = 0.98,
+    **shared: Number,
+) -> Any:
+    """AdamW, or Adam with coupled decay, behind what a method does to gradients."""
     s = Shared(**shared)
-    return _elementwise(_adam(s, second_momentum), s)
+    return _elementwise(_adam(s, second_momentum), s, front)
 
 
 def lion(*, second_momentum: Number = 0.99, **shared: Number) -> Any:
@@ -147,87 +152,50 @@ def lion(*, second_momentum: Number = 0.99, **shared: Number) -> Any:
     return _elementwise(optax.scale_by_lion(b1=s.momentum, b2=second_momentum), s)
 
 
-def grokfast_ema(
-    *,
-    alpha: Number = 0.98,
-    lamb: Number = 2.0,
-    second_momentum: Number = 0.98,
-    **shared: Number,
-) -> Any:
+def grokfast_ema(*, alpha: Number = 0.98, lamb: Number = 2.0, **others: Number) -> Any:
     """Grokfast by moving average, then AdamW."""
-    s = Shared(**shared)
-    front = egd_optax.grokfast_ema(alpha, lamb)
-    return _elementwise(_adam(s, second_momentum), s, front)
+    return adamw(egd_optax.grokfast_ema(alpha, lamb), **others)
 
 
 def grokfast_ma(
-    *,
-    window_size: Number = 100,
-    lamb: Number = 5.0,
-    second_momentum: Number = 0.98,
-    **shared: Number,
+    *, window_size: Number = 100, lamb: Number = 5.0, **others: Number
 ) -> Any:
     """Grokfast by window, then AdamW."""
-    s = Shared(**shared)
-    front = grokfast_of_any_window(window_size, lamb, at_most=100)
-    return _elementwise(_adam(s, second_momentum), s, front)
+    return adamw(grokfast_of_any_window(window_size, lamb, at_most=100), **others)
+
+
+def orthogonal_gradient(**others: Number) -> Any:
+    """⊥Grad, then AdamW."""
+    return adamw(egd_optax.orthogonal_gradient(), **others)
 
 
 def _once_memorized(
     penalty: optax.GradientTransformation,
-    threshold: Number,
-    second_momentum: Number,
-    shared: dict[str, Number],
+    *,
+    threshold: Number = 0.99,
+    **others: Number,
 ) -> Any:
-    s = Shared(**shared)
     front = egd_optax.switch_on_metric(
         "train_accuracy", threshold, optax.identity(), penalty
     )
-    return _elementwise(_adam(s, second_momentum), s, front)
+    return adamw(front, **others)
 
 
-def delayed_frobenius(
-    *,
-    strength: Number = 0.01,
-    threshold: Number = 0.99,
-    second_momentum: Number = 0.98,
-    **shared: Number,
-) -> Any:
+def delayed_frobenius(*, strength: Number = 0.01, **others: Number) -> Any:
     """AdamW, with a Frobenius penalty once memorized."""
-    penalty = egd_optax.add_frobenius_penalty(strength)
-    return _once_memorized(penalty, threshold, second_momentum, shared)
+    return _once_memorized(egd_optax.add_frobenius_penalty(strength), **others)
 
 
-def delayed_nuclear_norm(
-    *,
-    strength: Number = 0.01,
-    threshold: Number = 0.99,
-    second_momentum: Number = 0.98,
-    **shared: Number,
-) -> Any:
+def delayed_nuclear_norm(*, strength: Number = 0.01, **others: Number) -> Any:
     """AdamW, with a nuclear-norm penalty once memorized."""
-    penalty = egd_optax.add_nuclear_norm_penalty(strength)
-    return _once_memorized(penalty, threshold, second_momentum, shared)
+    return _once_memorized(egd_optax.add_nuclear_norm_penalty(strength), **others)
 
 
 def delayed_log_det(
-    *,
-    strength: Number = 0.01,
-    eps: Number = 1e-2,
-    threshold: Number = 0.99,
-    second_momentum: Number = 0.98,
-    **shared: Number,
+    *, strength: Number = 0.01, eps: Number = 1e-2, **others: Number
 ) -> Any:
     """AdamW, with a log-det penalty once memorized."""
-    penalty = egd_optax.add_log_det_penalty(strength, eps=eps)
-    return _once_memorized(penalty, threshold, second_momentum, shared)
-
-
-def orthogonal_gradient(*, second_momentum: Number = 0.98, **shared: Number) -> Any:
-    """⊥Grad, then AdamW."""
-    s = Shared(**shared)
-    front = egd_optax.orthogonal_gradient()
-    return _elementwise(_adam(s, second_momentum), s, front)
+    return _once_memorized(egd_optax.add_log_det_penalty(strength, eps=eps), **others)
 
 
 def clipped_rows(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from egd_optax.grokking.differences import first_difference
 from egd_optax.grokking.files import replacing
 from egd_optax.grokking.search.trials import Settings, Trial
 
@@ -153,36 +154,17 @@ class Ledger:
     def _check_question(self, about: Path, asked: dict[str, Any]) -> None:
         try:
             there = json.loads(about.read_text(encoding="utf-8"))
-            differing = [k for k in there | asked if there.get(k) != asked.get(k)]
+            difference = first_difference(there, asked) if there != asked else None
         except (ValueError, TypeError, AttributeError) as error:
             raise LedgerError(
                 f"{about} is damaged: restore it, or choose another --out"
             ) from error
-        if differing:
-            where, old, new = _difference(differing[0], there, asked)
+        if difference is not None:
+            where, old, new = difference
             raise LedgerError(
                 f"{about.parent} has another search: {where} is {old} there and {new} "
                 "here; choose another --out"
             )
-
-
-def _difference(name: Any, there: Any, asked: Any) -> tuple[Any, Any, Any]:
-    """The innermost name whose values differ, and both."""
-    old, new = (_get(x, name) for x in (there, asked))
-    if isinstance(old, dict) and isinstance(new, dict):
-        names: Iterable[Any] = old | new
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        names = range(len(old))
-    else:
-        return name, old, new
-    inner = next(n for n in names if _get(old, n) != _get(new, n))
-    # A number in a list says nothing by itself.
-    where, old, new = _difference(inner, old, new)
-    return (name if isinstance(where, int) else where), old, new
-
-
-def _get(tree: Any, name: Any) -> Any:
-    return tree[name] if isinstance(tree, list) else tree.get(name, "unknown")
 
 
 def _digest(text: str) -> str:

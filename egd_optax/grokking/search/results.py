@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 
 from egd_optax.grokking.figures import COLORS, GREY, OWN, STYLES, open_axes
@@ -16,6 +15,7 @@ from egd_optax.grokking.recipes import settings_to_json
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial
 from egd_optax.grokking.search.tunability import tunability
+from egd_optax.grokking.tables import terminal_table
 
 Trials = Mapping[str, Sequence[Trial]]
 
@@ -23,6 +23,13 @@ Trials = Mapping[str, Sequence[Trial]]
 def best_trial(search: Search, trials: Sequence[Trial]) -> Trial:
     """The one with the least score."""
     return min(trials, key=lambda trial: trial.rank(search.budgets))
+
+
+def _ranked(search: Search, trials: Trials) -> list[str]:
+    """Names of the methods, the best first."""
+    return sorted(
+        trials, key=lambda name: best_trial(search, trials[name]).rank(search.budgets)
+    )
 
 
 def best_json(search: Search, trials: Trials) -> str:
@@ -56,24 +63,9 @@ def tune_table(search: Search, trials: Trials, *, title: str) -> Table:
             " After k: expected best of k such trials; one that did not get there "
             "counts as twice the budget."
         )
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
-        show_edge=False,
-    )
-    table.add_column("optimizer", no_wrap=True)
-    for header in ["best", "trial", "solved", *(f"after {k}" for k in after)]:
-        table.add_column(header, justify="right", no_wrap=True)
-    ranked = sorted(
-        trials, key=lambda name: best_trial(search, trials[name]).rank(search.budgets)
-    )
-    for name in ranked:
+    headers = ["best", "trial", "solved", *(f"after {k}" for k in after)]
+    table = terminal_table(headers, title=title, caption=caption)
+    for name in _ranked(search, trials):
         best = best_trial(search, trials[name])
         steps = first_problem(search, trials[name])
         solved = steps <= search.budgets[0]
@@ -93,9 +85,7 @@ def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
     with matplotlib.rc_context({"font.size": 11}):
         figure = Figure(figsize=(13, 5.6), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
-    ranked = sorted(
-        trials, key=lambda name: best_trial(search, trials[name]).rank(search.budgets)
-    )
+    ranked = _ranked(search, trials)
     styles = _styles(ranked)
     for name in reversed(ranked):
         found = first_problem(search, trials[name])

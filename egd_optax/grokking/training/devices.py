@@ -1,6 +1,8 @@
 """Runs laid over all devices of all processes."""
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +16,22 @@ from jax.sharding import PartitionSpec as P
 _RUNS = "runs"
 
 
+def side_by_side() -> None:
+    """Has a CPU take as many runs at once as it has cores."""
+    own = hasattr(os, "sched_getaffinity")  # those that this process may use
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
+    # Too late where JAX has begun already; then they follow each other.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
 def over_devices(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Each device takes its share of the runs.
 
     ``fn`` maps a tree of arrays with a leading axis of runs, and further arguments that
     all runs share, to such a tree, run by run. There are as many for each device
-    (:func:`filled_up`). No collective is within: a device that is done
-    waits for no other.
+    (:func:`filled_up`). No collective is within: a device that is done waits for no
+    other.
     """
     if jax.device_count() == 1:
         return fn

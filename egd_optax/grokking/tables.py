@@ -1,0 +1,25 @@
+"""How tables look in a terminal."""
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.table import Table
+
+
+def terminal_table(headers: Iterable[str], *, title: str, caption: str) -> Table:
+    """An empty table of optimizers, a name and numbers a line, for 80 columns."""
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("optimizer", no_wrap=True)
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
