@@ -44,7 +44,7 @@ FAMILIES = {
             parity(48, 4, width=100),
         ),
         trials=64,
-        refined=64,
+        refined=192,
     ),
     "mnist": Search(
         _problems(600, with_settings(mnist_1k(), validation_fraction=0.2)),
