@@ -4,7 +4,8 @@ import csv
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,6 +67,17 @@ def report(
         writer.writeheader()
         writer.writerows(rows)
     console.print(f"written to {path}")
+
+
+def check_names(
+    script: str, kind: str, asked: Iterable[str], known: Iterable[str]
+) -> None:
+    """Ends the script with one line and exit status 2 at the first unknown name."""
+    for name in asked:
+        if name not in known:
+            message = f"unknown {kind} {name!r}: choose among {', '.join(known)}"
+            print(f"{script}: {message}", file=sys.stderr)
+            sys.exit(2)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

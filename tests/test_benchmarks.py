@@ -120,6 +120,25 @@ def test_a_race_of_what_there_is_not_says_what_there_is(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"families": ("one-hots",)}, "unknown family 'one-hots': choose among mod"),
+        ({"optimizers": ("sgd",)}, "unknown optimizer 'sgd': choose among egd, "),
+    ],
+)
+def test_a_search_of_what_there_is_not_says_what_there_is(
+    asked, line, tmp_path, capsys
+):
+    from benchmarks.evidence import search
+
+    with pytest.raises(SystemExit, match="2"):
+        search.main(search.Options(out=tmp_path / "out", **asked))
+    error = capsys.readouterr().err
+    assert error.startswith(f"search: {line}") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_no_race_is_made_where_it_is_missing(tmp_path, monkeypatch):
     from benchmarks.evidence import race
 

@@ -38,7 +38,7 @@ from benchmarks.evidence._cells import (
 from benchmarks.evidence._rows import recipes, rows
 from benchmarks.evidence._searched import best_searched
 from benchmarks.evidence._tables import race_table, write_pictures
-from benchmarks.shared import report
+from benchmarks.shared import check_names, report
 from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
 from egd_optax.grokking.problems.problem import Problem, with_settings
 from egd_optax.grokking.recipes import RECIPES, baseline
@@ -70,8 +70,8 @@ class Options:
 
 def main(options: Options) -> None:
     suite = "quick" if options.quick else options.suite
-    _check_names("row", options.rows, [row.name for row in rows(suite)])
-    _check_names("recipe", options.recipes, RECIPES)
+    check_names("race", "row", options.rows, [row.name for row in rows(suite)])
+    check_names("race", "recipe", options.recipes, RECIPES)
     races = [options]
     everything = not (
         options.rows or options.recipes or options.plateau or options.quick
@@ -173,12 +173,6 @@ def no_races(suite: str, out: Path) -> None:
             print(f"{name}.csv is there: delete it to have it made again")
         else:
             script.main(script.Options(quick=quick, out=out))
-
-
-def _check_names(kind: str, asked: Iterable[str], known: Iterable[str]) -> None:
-    for name in asked:
-        if name not in known:
-            _fail(f"unknown {kind} {name!r}: choose among {', '.join(known)}", 2)
 
 
 def _fail(message: str, status: int) -> NoReturn:

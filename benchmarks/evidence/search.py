@@ -29,7 +29,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.evidence._families import FAMILIES, FINALISTS, finals
-from benchmarks.shared import report
+from benchmarks.shared import check_names, report
 from egd_optax.grokking import figures
 from egd_optax.grokking.files import prepare_folder, replacing, reserved
 from egd_optax.grokking.problems.problem import with_settings
@@ -58,6 +58,8 @@ class Options:
 
 
 def main(options: Options) -> None:
+    check_names("search", "family", options.families, FAMILIES)
+    check_names("search", "optimizer", options.optimizers, TUNED)
     for family in options.families[: 1 if options.quick else None]:
         search, names = FAMILIES[family], options.optimizers
         folder = options.out / "search" / family
@@ -100,7 +102,8 @@ def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
                 f"{name:<20} {rows[-1].score(search.budgets):7.1f}  "
                 f"{solved} of {len(found)} trials solved all"
             )
-    title = f"{len(found)} trials of each method on {search.problems[0].task.name}"
+    problems = ", ".join(problem.task.name for problem in search.problems)
+    title = f"{len(found)} trials of each method on {problems}"
     figures.save(tune_figure(search, every, title=title), folder / "tune.png")
     return sorted(rows, key=lambda trial: trial.score(search.budgets))
 

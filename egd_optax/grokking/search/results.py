@@ -80,6 +80,10 @@ def tune_table(search: Search, trials: Trials, *, title: str) -> Table:
     return table
 
 
+# Of the best methods alone: more bands than these hide each other.
+_BANDS = 5
+
+
 def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
     """Tunability, and each trial's score at its learning rate."""
     with matplotlib.rc_context({"font.size": 11}):
@@ -92,14 +96,15 @@ def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
         curve = tunability(found)
         color, style = styles[name]
         k = np.arange(1, len(found) + 1)
-        left.fill_between(k, curve.low, curve.high, color=color, alpha=0.12, lw=0)
+        if name in ranked[:_BANDS]:
+            left.fill_between(k, curve.low, curve.high, color=color, alpha=0.12, lw=0)
         left.plot(k, curve.expected, style, color=color, lw=2, label=name)
         for is_solved, mark in ((True, "o"), (False, "x")):
             some = [trial for trial in trials[name] if trial.is_solved == is_solved]
             rates = [trial.settings["learning_rate"] for trial in some]
             every = [trial.score(search.budgets) for trial in some]
             right.plot(rates, every, mark, color=color, ms=4, alpha=0.7)
-    _label(left, right)
+    _label(left, right, search.problems[0].task.name)
     scores = [t.score(search.budgets) for some in trials.values() for t in some]
     left.set_ylim(0.8 * min(scores), 1.15 * max(scores))
     longest = max(len(first_problem(search, some)) for some in trials.values())
@@ -112,7 +117,7 @@ def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
     return figure
 
 
-def _label(left: Axes, right: Axes) -> None:
+def _label(left: Axes, right: Axes, problem: str) -> None:
     for axes in (left, right):
         open_axes(axes)
         axes.set_yscale("log")
@@ -127,7 +132,9 @@ def _label(left: Axes, right: Axes) -> None:
     left.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter("{:,.0f}".format))
     left.set_xlabel("trials")
     left.set_ylabel("steps (twice the budget: did not get there)")
-    left.set_title("expected best after so many trials", loc="left", fontsize=11)
+    left.set_title(
+        f"expected best after so many trials on {problem}", loc="left", fontsize=11
+    )
     right.set_xlabel("learning rate")
     right.set_title("every trial; ×: did not get there", loc="left", fontsize=11)
 
