@@ -3,7 +3,7 @@ PYTHON ?= python3
 export JAX_COMPILATION_CACHE_DIR ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/egd-optax/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
-.PHONY: demo test slow lint types docs notebooks package oldest newest clean
+.PHONY: demo test slow accelerator lint types docs notebooks package oldest newest clean
 
 demo: .venv/installed
 	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1200 --patience 10 --out runs/add97
@@ -23,6 +23,12 @@ lint: .venv/installed
 
 types: .venv/installed
 	.venv/bin/mypy egd_optax
+
+# On a GPU or TPU, eight minutes. DEVICE_PYTHON=python3 where that has jax for the device
+# and the packages of '.[grokking]', and there is no network to install anything.
+DEVICE_PYTHON ?= .venv/bin/python
+accelerator: $(if $(filter .venv/%,$(DEVICE_PYTHON)),.venv/installed)
+	PYTHONPATH=. $(DEVICE_PYTHON) benchmarks/speed/accelerator.py
 
 docs: .venv/installed
 	.venv/bin/python docs/pictures.py

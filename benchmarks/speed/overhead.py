@@ -30,7 +30,7 @@ import tyro
 from rich.progress import track
 
 from benchmarks import charts
-from benchmarks.shared import report
+from benchmarks.shared import check_names, report
 from benchmarks.speed import _gpt2
 from benchmarks.speed._steps import (
     Model,
@@ -66,6 +66,8 @@ class Options:
     """Features of a token in the tree like GPT-2's; 768 for GPT-2 small."""
     layers: int = 4
     """Blocks; 12 for GPT-2 small."""
+    optimizers: tuple[str, ...] = ()
+    """Names as in the table, penalties among them; none: all."""
     max_seconds: float = 60
     """What takes longer, all calls of one step together, is skipped."""
     quick: bool = False
@@ -116,19 +118,18 @@ def penalties(model: Model) -> dict[str, optax.GradientTransformation]:
     }
 
 
-def measure(model, repeats, max_seconds, quick):
+def measure(model, repeats, max_seconds, names):
     """A row for each optimizer, each penalty and each part of egd."""
     against = dict.fromkeys(chosen := optimizers(model), "adamw")
     if not model.update_only:
         chosen |= (added := penalties(model))
         against |= dict.fromkeys(added, "frobenius")
-    if quick:
-        chosen = {name: tx for name, tx in chosen.items() if name in QUICK}
+    chosen = {name: tx for name, tx in chosen.items() if name in names or not names}
     steps = {
         name: Training(model, tx)
         for name, tx in track(chosen.items(), f"compiling {model.name}", transient=True)
     }
-    for name, part in parts(model, steps["egd"]).items():
+    for name, part in parts(model, steps["egd"]).items() if "egd" in steps else ():
         if model.update_only and name == "forward and backward":
             continue
         steps[f"egd: {name}"] = part
@@ -154,12 +155,20 @@ def too_large(width, layers):
     return 22 * 4 * _gpt2.size(width, layers) > memory
 
 
+def known_names() -> list[str]:
+    """Of all optimizers and penalties."""
+    model = gpt2(8, 1)
+    return [*optimizers(model), *penalties(model)]
+
+
 def main(options: Options) -> None:
+    check_names("overhead", "optimizer", options.optimizers, known_names())
     # A program from the cache would take no time.
     jax.config.update("jax_enable_compilation_cache", False)
     modulus, size, repeats = 97, None, 40
-    width, layers = options.width, options.layers
+    width, layers, names = options.width, options.layers, options.optimizers
     if options.quick:
+        names = QUICK
         modulus, size, repeats, width, layers = 37, 16, 2, 8, 2
     models = [workbench("mlp", modular("addition", modulus, width=size))]
     if not options.quick:
@@ -172,7 +181,7 @@ def main(options: Options) -> None:
     rows = [
         row
         for model in models
-        for row in measure(model, repeats, options.max_seconds, options.quick)
+        for row in measure(model, repeats, options.max_seconds, names)
     ]
     note = f"medians of {repeats} steps, mod {modulus}"
     report(rows, options.out / "overhead.csv", quick=options.quick, note=note)

@@ -4,16 +4,17 @@
     python benchmarks/speed/sweep.py --counts 1 2 4 8 16 32
     python benchmarks/speed/sweep.py --quick
 
-a + b mod 97, the two-layer net, egd, until every seed has 95 % of its test part right.
-The trainer takes the seeds one after another on a CPU (lax.map), and batches them
-elsewhere (vmap); the table says which. Runs of all counts take turns, times are
-medians, compilation apart. "time" is against that of the first count, for as many
-steps. Table and picture go to results/sweep.csv and sweep.png.
+a + b mod 97, the two-layer net (--model transformer: that), egd, until every seed has
+95 % of its test part right. The trainer takes the seeds one after another on a CPU
+(lax.map), and batches them elsewhere (vmap); the table says which. Runs of all counts
+take turns, times are medians, compilation apart. "time" is against that of the first
+count, for as many steps. Table and picture go to results/sweep.csv and sweep.png.
 """
 
 import dataclasses
 import statistics
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -32,6 +33,8 @@ from egd_optax.grokking.training.run import train
 class Options:
     """Counts the grokking runs that a machine makes in a second."""
 
+    model: Literal["mlp", "transformer"] = "mlp"
+    """What is trained; the transformer's table is sweep-transformer.csv."""
     counts: tuple[int, ...] = ()
     """Numbers of seeds; none: 1, 2, 4, 8, and 16 and 32 on accelerators."""
     repeats: int = 3
@@ -51,11 +54,13 @@ def run(problem, count):
 
 
 def main(options: Options) -> None:
-    problem, repeats = modular("addition", 97), options.repeats
+    problem = modular("addition", 97, model=options.model)
+    repeats = options.repeats
     on_cpu = jax.default_backend() == "cpu"
     counts = options.counts or ((1, 2, 4, 8) if on_cpu else (1, 2, 4, 8, 16, 32))
     if options.quick:
-        problem, counts, repeats = modular("addition", 23, width=16), (1, 2), 1
+        problem = modular("addition", 23, model=options.model, width=16)
+        counts, repeats = (1, 2), 1
         problem = with_settings(problem, batch_size=64, max_steps=20)
     histories = {count: [] for count in counts}
     turns = [count for _ in range(repeats) for count in counts]
@@ -80,7 +85,8 @@ def main(options: Options) -> None:
             }
         )
     note = f"{problem.task.name}, medians of {repeats} runs"
-    report(rows, options.out / "sweep.csv", quick=options.quick, note=note)
+    stem = "sweep" if options.model == "mlp" else f"sweep-{options.model}"
+    report(rows, options.out / f"{stem}.csv", quick=options.quick, note=note)
     picture = charts.lines(
         {rows[0]["seeds are"]: (np.array(counts), np.array(rates))},
         x_label="seeds in one program",
@@ -88,7 +94,7 @@ def main(options: Options) -> None:
         title=f"egd on {problem.task.name}",
         log_x=True,
     )
-    name = "sweep-quick.png" if options.quick else "sweep.png"
+    name = f"{stem}-quick.png" if options.quick else f"{stem}.png"
     figures.save(picture, options.out / name)
 
 

@@ -15,6 +15,7 @@ the table goes to whitening-methods.csv, error against time to whitening-methods
 
 import dataclasses
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Options:
     """All methods and sizes instead of polar_by_eigh and the SVD."""
     max_seconds: float = 10
     """With every method: what takes longer, all its calls together, is skipped."""
+    shapes: tuple[str, ...] = ()
+    """With every method: shapes such as 24x1024x4096; none: up to a large model's."""
     out: Path = Path(__file__).parent / "results"
     """Folder for the table."""
 
@@ -99,8 +102,20 @@ def measure(shape, condition, draws, repeats):
     }
 
 
+def shape_from(text: str) -> tuple[int, ...]:
+    """The shape that a word such as 24x1024x4096 stands for."""
+    sizes = text.split("x")
+    if len(sizes) < 2 or not all(size.isdigit() and int(size) for size in sizes):
+        print(
+            f"whitening: shape {text!r} must be sizes such as 24x1024x4096",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    return tuple(map(int, sizes))
+
+
 def compare_every_method(options: Options) -> None:
-    shapes = _polar_methods.SHAPES
+    shapes = tuple(map(shape_from, options.shapes)) or _polar_methods.SHAPES
     if options.quick:
         shapes = (64, 64), (2, 16, 40)
     repeats = 3 if options.quick else 20
