@@ -16,12 +16,23 @@ class Mean(NamedTuple):
     seconds: float  # infinite, too, where no step was timed
 
 
-def seconds_to_generalize() -> dict[tuple[str, str], float]:
-    """Seconds to the threshold by row and recipe, from clock.csv."""
+def seconds_to_generalize(
+    cells: Mapping[str, Sequence[Cell]],
+) -> dict[tuple[str, str], float]:
+    """Seconds to the threshold by row and recipe, from clock.csv.
+
+    A recipe whose steps are others than those that were timed has to be timed again.
+    """
+    steps = {
+        (name, cell.recipe): f"{cell.crossing('first').median:.0f}"
+        for name, found in cells.items()
+        for cell in found
+    }
     return {
-        (line["row"], line["recipe"]): float(line["seconds"])
+        key: float(line["seconds"])
         for line in read_table(RESULTS / "clock.csv")
         if line["seconds"]
+        and line["steps"] == steps.get(key := (line["row"], line["recipe"]))
     }
 
 

@@ -40,7 +40,7 @@ def development() -> str:
 
 def overview(sections: Sections) -> str:
     """Who was first, and the methods that a reader will ask for; one line a problem."""
-    seconds = seconds_to_generalize()
+    seconds = seconds_to_generalize(_cells_of(sections))
     head = ["problem", "published", "first by steps", *(f"`{n}`" for n in ASKED_FOR)]
     lines = [[*head, "first by the clock", "plateau of `sgd`"]]
     for name, (cells, published) in sections.items():
@@ -80,8 +80,8 @@ def _number(value: float) -> str:
 
 def families(sections: Sections, kind: str) -> str:
     """The methods of each family in the order of their means, one line a family."""
-    cells = {name: found for name, (found, _) in sections.items()}
-    means = family_means(rows("full"), cells, seconds_to_generalize())
+    cells = _cells_of(sections)
+    means = family_means(rows("full"), cells, seconds_to_generalize(cells))
     lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
     for family, found in means.items():
         reached = {n: getattr(mean, kind) for n, mean in found.items()}
@@ -93,6 +93,10 @@ def families(sections: Sections, kind: str) -> str:
         text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked) or "–"
         lines.append([family, tuned, text])
     return table(lines)
+
+
+def _cells_of(sections: Sections) -> dict[str, list[Cell]]:
+    return {name: found for name, (found, _) in sections.items()}
 
 
 def is_on_equal_terms(family: str, cells: dict[str, list[Cell]]) -> bool:

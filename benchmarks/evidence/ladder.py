@@ -51,7 +51,7 @@ class Options:
 def main(options: Options) -> None:
     every = list(rows("full"))
     cells = found_cells(RESULTS / "race", [row.name for row in every])
-    means = family_means(every, cells, seconds_to_generalize())
+    means = family_means(every, cells, seconds_to_generalize(cells))
     table, points = [], {}
     for family, found in means.items():
         exact = found.get(EXACT, Mean(math.inf, math.inf))

@@ -1,0 +1,179 @@
+"""README says nothing of rank or ratio that the committed tables do not say."""
+
+import functools
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence._cells import PLATEAU, RESULTS
+from benchmarks.evidence._means import family_means, seconds_to_generalize
+from benchmarks.evidence._results_page import race_results
+from benchmarks.evidence._rows import rows
+from benchmarks.evidence._summary import is_on_equal_terms
+from benchmarks.shared import read_table
+from egd_optax.grokking.problems.problem import modular, with_settings
+from egd_optax.grokking.recipes import RECIPES, TUNED
+from egd_optax.grokking.training.run import train
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What a sentence has that sets one thing above another.
+BOAST = re.compile(
+    r"\b(first|sooner|soonest|faster|fastest|slower|shorter|times|as good|best)\b"
+)
+
+
+@functools.cache
+def cells():
+    return {name: found for name, (found, _) in race_results().items()}
+
+
+def steps(family):
+    """Geometric means of the tuned methods over the family's rows, the least first."""
+    means = family_means(rows("full"), cells(), seconds_to_generalize(cells()))
+    found = {n: mean.steps for n, mean in means[family].items() if n in TUNED}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def of_rows(recipe, names):
+    return [
+        next(c for c in cells()[name] if c.recipe == recipe).crossing("first").median
+        for name in names
+    ]
+
+
+def times_adamw(family, recipe):
+    """What a step takes, AdamW's is 1, by row of the family."""
+    names = [row.name for row in rows("full") if row.problem.family == family]
+    return [
+        float(line["ratio"])
+        for line in read_table(RESULTS / "clock.csv")
+        if line["row"] in names and line["recipe"] == recipe
+    ]
+
+
+MODULAR = [row.name for row in rows("full") if row.problem.family == "modular"]
+
+
+def three_are_first_on_one_hots():
+    found = steps("modular")
+    three = list(found)[:3]
+    return set(three) == {"egd", "muon", "five-steps"} and (
+        found[three[2]] <= 1.05 * found[three[0]]
+    )
+
+
+def tuning_is_most_of_the_plateau():
+    found = steps("modular")
+    first = min(found.values())
+    plain = np.mean(np.log(of_rows("sgd", [name + PLATEAU for name in MODULAR])))
+    return (
+        found.keys() == set(TUNED)
+        and max(found.values()) <= 1.6 * first
+        and math.exp(plain) >= 500 * first
+    )
+
+
+def cheap_ones_are_near():
+    found = steps("modular")
+    return max(found["adamw"], found["columns"]) <= 1.2 * min(found.values())
+
+
+def a_step_is_shorter_than_that_of_muon():
+    pairs = zip(
+        times_adamw("modular", "egd"), times_adamw("modular", "muon"), strict=True
+    )
+    return all(own < other for own, other in pairs)
+
+
+def a_step_costs_as_much():
+    small = [
+        ratio
+        for family in ("modular", "parity", "mnist")
+        for ratio in times_adamw(family, "egd")
+    ]
+    large = times_adamw("transformer", "egd")
+    return 1.2 <= min(large) <= max(large) <= 1.5 and 2 <= min(small) <= max(small) <= 7
+
+
+def equal_terms_are_where_it_says():
+    alike = {
+        family
+        for family in ("modular", "parity", "mnist", "transformer")
+        if is_on_equal_terms(family, cells())
+    }
+    return alike == {"modular", "mnist"}
+
+
+def sentences(text):
+    """Of the prose: without code, tables and what is generated."""
+    for pattern in (
+        r"<!-- overview -->.*?<!-- end of overview -->",
+        r"```.*?```",
+        r"^\|.*?$",
+        r"^!\[.*?$",
+        r"^#.*?$",
+    ):
+        text = re.sub(pattern, "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    for block in re.split(r"\n\s*\n|\n(?=- )", text):
+        yield from re.split(r"(?<=[.:;])\s+", " ".join(block.split()))
+
+
+# A piece of each sentence that boasts, and what makes it true; None: it is no claim.
+CLAIMS = {
+    "all methods stand on equal terms": equal_terms_are_where_it_says,
+    "its five best were run with other seeds": None,
+    "optax's Muon is as good as `egd`": three_are_first_on_one_hots,
+    "the three are first, within 1.05 times": three_are_first_on_one_hots,
+    "within 1.6 times of the first": tuning_is_most_of_the_plateau,
+    "AdamW and normalized columns": cheap_ones_are_near,
+    "on one-hots a shorter step on a CPU": a_step_is_shorter_than_that_of_muon,
+    "steps until test accuracy first reaches 95 %": None,
+    "the best published result": None,
+    "takes 1.2 to 1.5 times as long as one of AdamW": a_step_costs_as_much,
+    "`egd-grok race … --settings": None,
+}
+
+
+def test_every_claim_is_in_the_list_and_the_other_way_round():
+    every = list(sentences(README))
+    for sentence in filter(BOAST.search, every):
+        assert sum(piece in sentence for piece in CLAIMS) == 1, sentence
+    for piece in CLAIMS:
+        assert any(piece in sentence for sentence in every), piece
+
+
+@pytest.mark.parametrize("piece", [key for key, check in CLAIMS.items() if check])
+def test_the_tables_say_so(piece):
+    assert CLAIMS[piece]()
+
+
+def test_the_numbers_of_which_method_are_those_of_the_tables():
+    page = (ROOT / "docs" / "which_method.md").read_text(encoding="utf-8")
+    (found,) = re.findall(
+        r"one-hots take (\d+) steps where whitening takes (\d+)", page
+    )
+    means = steps("modular")
+    assert found == (f"{means['columns']:.0f}", f"{means['egd']:.0f}")
+    assert "within 1.6 times the steps" in page
+
+
+@pytest.mark.slow
+def test_muon_keeps_up_on_a_problem_that_is_in_no_table():
+    problem = with_settings(
+        modular("subtraction", 89), seeds=(0, 1, 2), max_steps=300, patience=1
+    )
+    medians = {}
+    for name in ("egd", "muon"):
+        history = train(
+            problem.task,
+            problem.make_model,
+            RECIPES[name].make(problem),
+            problem.settings,
+        )
+        medians[name] = history.first_crossing(problem.settings.threshold).median
+    assert math.isfinite(medians["muon"])
+    assert medians["muon"] <= 1.5 * medians["egd"]
