@@ -77,6 +77,20 @@ def tuning_is_most_of_the_plateau():
     )
 
 
+def leading_directions_are_enough_on_mnist():
+    found = steps("mnist")
+    names = list(found)
+    lines = max(found["columns"], found["rows"])
+    return (
+        names[:2] == ["randomized", "egd"]
+        and RECIPES["randomized"].settings["mnist"]["rank"] == 16
+        and found["egd"] <= 1.2 * found["randomized"]
+        and lines <= 1.5 * found["randomized"]
+        and found["adamw"] >= 3 * found["randomized"]
+        and math.isinf(found["momentum"])
+    )
+
+
 def cheap_ones_are_near():
     found = steps("modular")
     return max(found["adamw"], found["columns"]) <= 1.2 * min(found.values())
@@ -129,7 +143,9 @@ CLAIMS = {
     "optax's Muon is as good as `egd`": three_are_first_on_one_hots,
     "the three are first, within 1.05 times": three_are_first_on_one_hots,
     "within 1.6 times of the first": tuning_is_most_of_the_plateau,
-    "AdamW and normalized columns": cheap_ones_are_near,
+    "AdamW and normalized columns, which": cheap_ones_are_near,
+    "whitening at rank 16": leading_directions_are_enough_on_mnist,
+    "AdamW takes more than three times": leading_directions_are_enough_on_mnist,
     "on one-hots a shorter step on a CPU": a_step_is_shorter_than_that_of_muon,
     "steps until test accuracy first reaches 95 %": None,
     "the best published result": None,

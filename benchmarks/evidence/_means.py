@@ -57,7 +57,7 @@ def family_means(
                 _geometric_mean(steps[name][recipe] for name in names),
                 _geometric_mean(seconds.get((n, recipe), math.inf) for n in names),
             )
-            for recipe in everywhere
+            for recipe in sorted(everywhere)
         }
     return found
 

@@ -8,7 +8,7 @@ from benchmarks.evidence._means import family_means, seconds_to_generalize
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._tables import steps_text, table
-from egd_optax.grokking.recipes import RECIPES, settings_to_json
+from egd_optax.grokking.recipes import RECIPES
 
 PLATEAUS = {row.name for row in rows("full") if row.plateau is not None}
 # What a reader will ask for.
@@ -56,8 +56,12 @@ def overview(sections: Sections) -> str:
                     steps_text(found[n], "first") if n in found else "not run"
                     for n in ASKED_FOR
                 ),
-                soonest(
-                    {n: seconds.get((name, n), math.inf) for n in found}, unit=" s"
+                _soonest_by_the_clock(
+                    {
+                        n: seconds.get((name, n), math.nan)
+                        for n, c in found.items()
+                        if math.isfinite(c.crossing("first").median)
+                    }
                 ),
                 _plateau(name, sections),
             ]
@@ -72,6 +76,13 @@ def soonest(found: dict[str, float], unit: str = "") -> str:
         return "–"
     names = [f"`{name}`" for name in sorted(found) if found[name] == least]
     return f"{', '.join(names)}: {_number(least)}{unit}"
+
+
+def _soonest_by_the_clock(found: dict[str, float]) -> str:
+    """Among those that generalize, if all of them were timed."""
+    if any(map(math.isnan, found.values())):
+        return "to be timed"
+    return soonest(found, unit=" s")
 
 
 def _number(value: float) -> str:
@@ -89,9 +100,14 @@ def families(sections: Sections, kind: str) -> str:
             (n for n, value in reached.items() if math.isfinite(value)),
             key=lambda n: reached[n],
         )
+        if kind == "seconds" and any(
+            math.isfinite(mean.steps) and math.isinf(mean.seconds)
+            for mean in found.values()
+        ):
+            ranked = []
         tuned = "alike" if is_on_equal_terms(family, cells) else "not yet alike"
-        text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked) or "–"
-        lines.append([family, tuned, text])
+        text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked)
+        lines.append([family, tuned, text or "to be timed"])
     return table(lines)
 
 
@@ -111,8 +127,7 @@ def is_on_equal_terms(family: str, cells: dict[str, list[Cell]]) -> bool:
         if RECIPES[cell.recipe].space
     ]
     return all(
-        cell.record["question"]["recipe"] == settings_to_json(settings)
-        for cell, settings in tuned
+        cell.record["question"]["recipe"] == dict(settings) for cell, settings in tuned
     )
 
 
