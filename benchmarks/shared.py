@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from rich.console import Console
@@ -75,9 +76,13 @@ def check_names(
     """Ends the script with one line and exit status 2 at the first unknown name."""
     for name in asked:
         if name not in known:
-            message = f"unknown {kind} {name!r}: choose among {', '.join(known)}"
-            print(f"{script}: {message}", file=sys.stderr)
-            sys.exit(2)
+            fail(script, f"unknown {kind} {name!r}: choose among {', '.join(known)}")
+
+
+def fail(script: str, message: str, status: int = 2) -> NoReturn:
+    """Ends the script with one line on standard error."""
+    print(f"{script}: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

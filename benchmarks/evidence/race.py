@@ -19,10 +19,9 @@ race in the folder, 1 of a full disk.
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -38,7 +37,7 @@ from benchmarks.evidence._cells import (
 from benchmarks.evidence._rows import recipes, rows
 from benchmarks.evidence._searched import best_searched
 from benchmarks.evidence._tables import race_table, write_pictures
-from benchmarks.shared import check_names, report
+from benchmarks.shared import check_names, fail, report
 from egd_optax.grokking.files import in_one_line, prepare_folder, reserved
 from egd_optax.grokking.problems.problem import Problem, with_settings
 from egd_optax.grokking.recipes import RECIPES, baseline
@@ -95,18 +94,18 @@ def main(options: Options) -> None:
                 for each in races
             ]
         except ValueError as error:
-            _fail(str(error), 2)
+            fail("race", str(error), 2)
         except OSError as error:
-            _fail(in_one_line(error), 1)
+            fail("race", in_one_line(error), 1)
         try:
             for some in missing:
                 race(some, suite, folder, options.out)
             if everything:
                 no_races(suite, folder if suite == "quick" else options.out)
         except CellError as error:
-            _fail(str(error), 2)
+            fail("race", str(error), 2)
         except OSError as error:
-            _fail(in_one_line(error), 1)
+            fail("race", in_one_line(error), 1)
 
 
 def cells(options: Options, suite: str) -> Iterator[tuple[str, str, Problem]]:
@@ -173,11 +172,6 @@ def no_races(suite: str, out: Path) -> None:
             print(f"{name}.csv is there: delete it to have it made again")
         else:
             script.main(script.Options(quick=quick, out=out))
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    print(f"race: {message}", file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

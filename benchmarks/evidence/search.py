@@ -19,7 +19,6 @@ results/search-FAMILY.csv.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -29,7 +28,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.evidence._families import FAMILIES, FINALISTS, finals
-from benchmarks.shared import check_names, report
+from benchmarks.shared import check_names, fail, report
 from egd_optax.grokking import figures
 from egd_optax.grokking.files import prepare_folder, replacing, reserved
 from egd_optax.grokking.problems.problem import with_settings
@@ -72,8 +71,7 @@ def main(options: Options) -> None:
             with reserved(folder):
                 rows = chosen(search, names, folder)
         except ValueError as error:
-            print(f"search: {error}", file=sys.stderr)
-            sys.exit(2)
+            fail("search", str(error))
         if not options.quick:
             write_tuned(family, rows)
         note = f"steps on {', '.join(p.task.name for p in search.problems)}"

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import jax
 import tyro
-from rich.console import Console
 
-from benchmarks.shared import report
+from benchmarks.shared import fail, report
 
 ROOT = Path(__file__).parents[2]
 SHAPES = "97x512", "64x128x512", "24x1024x4096", "24x1024x1024", "12x768x3072"
@@ -129,8 +128,7 @@ def main(options: Options) -> None:
     note = "each question a process of its own"
     report(rows, options.out / "accelerator.csv", quick=options.quick, note=note)
     if any(row["ended"] != "answered" for row in rows):
-        Console(stderr=True).print(f"not all was answered; logs are in {folder}")
-        sys.exit(1)
+        fail("accelerator", f"not all was answered; logs are in {folder}", status=1)
 
 
 if __name__ == "__main__":

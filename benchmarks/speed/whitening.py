@@ -15,7 +15,6 @@ the table goes to whitening-methods.csv, error against time to whitening-methods
 
 import dataclasses
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import numpy as np
 import tyro
 from rich.progress import track
 
-from benchmarks.shared import report
+from benchmarks.shared import fail, report
 from benchmarks.speed import _polar_methods
 from egd_optax import polar_by_eigh, polar_by_svd
 from egd_optax.grokking import figures
@@ -106,11 +105,7 @@ def shape_from(text: str) -> tuple[int, ...]:
     """The shape that a word such as 24x1024x4096 stands for."""
     sizes = text.split("x")
     if len(sizes) < 2 or not all(size.isdigit() and int(size) for size in sizes):
-        print(
-            f"whitening: shape {text!r} must be sizes such as 24x1024x4096",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        fail("whitening", f"shape {text!r} must be sizes such as 24x1024x4096")
     return tuple(map(int, sizes))
 
 
