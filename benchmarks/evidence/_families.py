@@ -1,6 +1,8 @@
 """Development problems of each family: others than those of the results."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from egd_optax.grokking.problems.problem import (
     Problem,
@@ -10,11 +12,13 @@ from egd_optax.grokking.problems.problem import (
     with_settings,
 )
 from egd_optax.grokking.search.search import Search
+from egd_optax.grokking.search.trials import Trial
 
 # Results are reported with the seeds from 0 on.
 SEARCH_SEEDS = (100,)
 FINAL_SEEDS = (101, 102, 103)
-FINALISTS = 5
+# How many distinct trials are run with these: one seed tells little of a parity.
+FINALISTS = {"modular": 5, "parity": 16, "mnist": 5, "transformer": 5}
 
 
 def _problems(budget: int, *problems: Problem) -> list[Problem]:
@@ -69,3 +73,12 @@ def finals(search: Search) -> Search:
         with_settings(problem, seeds=FINAL_SEEDS) for problem in search.problems
     ]
     return dataclasses.replace(search, problems=problems, refined=0)
+
+
+def finalists(family: str, found: Sequence[Trial]) -> list[Trial]:
+    """The best trials, one of those that took the same steps on every problem."""
+    budgets = FAMILIES[family].budgets
+    distinct: dict[Any, Trial] = {}
+    for trial in sorted(found, key=lambda trial: trial.rank(budgets)):
+        distinct.setdefault(trial.steps, trial)
+    return list(distinct.values())[: FINALISTS[family]]

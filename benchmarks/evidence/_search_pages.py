@@ -1,6 +1,6 @@
 """What the search found, as pages show it."""
 
-from benchmarks.evidence._families import FAMILIES
+from benchmarks.evidence._families import FAMILIES, FINALISTS
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._starting_points import HEAD, WITHIN, starting_points
 from benchmarks.evidence._summary import ASKED_FOR
@@ -21,8 +21,8 @@ def searches() -> str:
             f"### {family}",
             f"{problems}. Of each method {search.trials} quasi-random trials, and "
             f"{search.refined} near its best, up to {search.budgets[0]} steps, one "
-            "seed. Then the five best with three other seeds; the table has the best "
-            "of them, medians and their geometric mean "
+            f"seed. Then the best {FINALISTS[family]}, no two of which took the same "
+            "steps, with three other seeds; the table has the best of them, medians and their geometric mean "
             f"([all trials]({_FOLDER}/{family}/trials.csv)).",
             table([list(found[0]), *(list(line.values()) for line in found)]),
             f"![Expected best after so many trials]({_FOLDER}/{family}/tune.png)",

@@ -6,8 +6,9 @@
 
 Every method that has a space (egd_optax/grokking/spaces.py) gets the same trials on the
 development problems of a family (_families.py), one seed each: first quasi-random ones
-over the whole space, then rounds of 16 near the best so far. Its five best are run with
-three other seeds, and the best of them by these goes to egd_optax/grokking/tuned.json.
+over the whole space, then rounds of 16 near the best so far. Its best (five, of parities
+sixteen, no two of which took the same steps) are run with three other seeds, and the
+best of them by these goes to egd_optax/grokking/tuned.json.
 The score is the geometric mean over the problems of the steps until held-out accuracy
 reaches the threshold; a problem that is not solved counts twice the budget, and the
 problems after it are not run and count the same.
@@ -27,7 +28,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from benchmarks.evidence._families import FAMILIES, FINALISTS, finals
+from benchmarks.evidence._families import FAMILIES, finalists, finals
 from benchmarks.shared import check_names, fail, report
 from egd_optax.grokking import figures
 from egd_optax.grokking.files import prepare_folder, replacing, reserved
@@ -69,7 +70,7 @@ def main(options: Options) -> None:
         try:
             prepare_folder(folder)
             with reserved(folder):
-                rows = chosen(search, names, folder)
+                rows = chosen(family, search, names, folder)
         except ValueError as error:
             fail("search", str(error))
         if not options.quick:
@@ -81,7 +82,9 @@ def main(options: Options) -> None:
         )
 
 
-def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
+def chosen(
+    family: str, search: Search, names: Sequence[str], folder: Path
+) -> list[Trial]:
     """The best trial of each method, as the seeds of the finals have it."""
     ledger, second = search.ledger(folder), finals(search)
     last = second.ledger(folder, "finals")
@@ -91,7 +94,7 @@ def chosen(search: Search, names: Sequence[str], folder: Path) -> list[Trial]:
     with bar(total, search.budgets, console) as show:
         for name in names:
             found = every[name] = search.run(name, ledger, show)
-            best = sorted(found, key=lambda t: t.rank(search.budgets))[:FINALISTS]
+            best = finalists(family, found)
             ranked = {rank: trial.settings for rank, trial in enumerate(best)}
             again = second.evaluate(name, ranked, last, lambda *_: None)
             rows.append(min(again, key=lambda t: t.rank(search.budgets)))
