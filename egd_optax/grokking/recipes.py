@@ -4,6 +4,7 @@ A tuned recipe has a setting for each family of problems, found by
 ``benchmarks/evidence/search.py`` on development problems whose results are not
 reported; they are in ``tuned.json``, the ranges in ``spaces.py``. Recipes as published
 end in ``-paper``, but for the plain optimizers of the papers, ``sgd`` and ``adam``.
+``egd-auto`` and ``egd-constant`` have no settings at all.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import optax
 
 import egd_optax
 from egd_optax.grokking.methods import directions, published, tuned
+from egd_optax.grokking.methods.matrices import all_matrices
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.spaces import SPACES, Space
 
@@ -216,7 +218,24 @@ def _tuned() -> dict[str, Recipe]:
     return {name: recipe(name) for name in _BUILDERS}
 
 
-RECIPES = _published() | _tuned()
+def _untuned() -> dict[str, Recipe]:
+    every: dict[str, dict[str, Any]] = {
+        family: {} for family in ("modular", "parity", "mnist", "transformer")
+    }
+
+    def recipe(rate: float | None, source: str) -> Recipe:
+        make = functools.partial(
+            egd_optax.egd, rate, weight_dimension_numbers=all_matrices
+        )
+        return Recipe(lambda problem: make(), every, source)
+
+    return {
+        "egd-auto": recipe(None, "this package: `egd()`, the same for every problem"),
+        "egd-constant": recipe(0.05, "this package: `egd(0.05)`, all else as it comes"),
+    }
+
+
+RECIPES = _published() | _untuned() | _tuned()
 TUNED = tuple(name for name, recipe in RECIPES.items() if recipe.space)
 
 # What `egd-grok race` runs unless told otherwise: a picture with all is unreadable.
@@ -224,6 +243,7 @@ SHOWN = (
     "sgd",
     "adam",
     "egd-paper",
+    "egd-auto",
     "egd",
     "columns",
     "muon",

@@ -1,5 +1,6 @@
 """The ready optimizer: egalitarian gradient descent for matrices, Adam for the rest."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,11 @@ from egd_optax.leaves.layouts import (
     matrix_layouts,
     told_by_the_whole_tree,
 )
+from egd_optax.transforms.automatic import (
+    decay_into_balls,
+    pull_to_start,
+    scale_by_automatic_rates,
+)
 from egd_optax.transforms.egalitarian import scale_by_egd
 from egd_optax.transforms.precision import in_at_least_float32
 from egd_optax.transforms.shape_scaling import scale_by_shape
@@ -28,15 +34,15 @@ from egd_optax.transforms.vanished_gradients import apply_unless_vanished, check
 
 
 def egd(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule | None = None,
     *,
-    momentum: jax.typing.ArrayLike = 0.5,
-    weight_decay: optax.ScalarOrSchedule = 0.07,
+    momentum: jax.typing.ArrayLike = 0.8,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     weight_decay_mask: Mask | None = None,
     consistent_rms: jax.typing.ArrayLike | None = None,
     width_scaling: bool = False,
-    adam_learning_rate: optax.ScalarOrSchedule = 1e-3,
-    adam_weight_decay: optax.ScalarOrSchedule = 0.0,
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    adam_weight_decay: optax.ScalarOrSchedule | None = None,
     vanishing_threshold: jax.typing.ArrayLike | None = None,
     mu_dtype: jax.typing.DTypeLike | None = None,
     polar_fn: Callable[[jax.Array], jax.Array] | None = None,
@@ -58,34 +64,36 @@ def egd(
     \|g\|². As everywhere in optax, gradients are to be the conjugates of what
     ``jax.grad`` gives: the direction in which the loss rises.
 
-    A step moves every direction of a matrix by ``learning_rate``, at the end of
-    training as at the start, so the learning rate has to fall, and it is larger than
-    for Adam: η₀ / (1 + t / τ), :func:`egd_optax.inverse_time_decay`, with τ = 100 and
+    **Nothing has to be set.** Without a learning rate a step goes the share s of the way
+    to the edge of a ball of the spectral norm (a step of the conditional gradient
+    method, or Frank–Wolfe's, in the direction that momentum and whitening give):
 
-    - η₀ = 1 and λ = 0.07 for two-layer nets on one-hots, batches of 512;
-    - η₀ = 0.1, τ = 300, λ = 0.35, μ = 0.95 for two-layer nets on dense inputs, batches
-      of 32, the learning rate of the biases the same, their decay 0.7 from step 1000;
-    - η₀ = 0.05 to 0.1 and λ = 0.7 to 1.4 for deeper nets whose weights start too large;
-    - η₀ = 0.05, τ = 150, λ = 0.5, μ = 0.9 for transformers (residual connections and
-      LayerNorm) on batches of 512, their embeddings whitened too, Adam's learning rate
-      1e-3.
+    .. math::
+      s_t = \frac{1}{4 L + t / 10}, \qquad
+      R = 3 \sqrt{\max(1, d_\text{out} / d_\text{in})}, \qquad
+      \eta = s R, \qquad \lambda = 1 / R
 
-    The product η₀ λ is the share of the weights that the first step takes off; it is
-    more alike between problems (0.025 to 0.07) than either factor. The momentum before
-    the whitening has to average the noise away, as noise is whitened too: 0.95 served
-    batches of 32; batches of 512 took 0.5 in the two-layer nets, 0.9 in transformers.
+    with L the number of matrices in the tree. Vectors take Adam at 0.4 s, and from step
+    1000 on are drawn back to where they began, by the share s. No singular value comes
+    to more than R, which is as regularizing as decay is elsewhere: a regression whose
+    solution lies outside of the ball needs a learning rate and a decay of its own. The
+    same constants serve two-layer nets on one-hots and on parities, MNIST and
+    transformers; what they cost beside settings found for each is in
+    ``docs/tuning.md``. ``optax.tree.get(state, "share")`` is s of the last step.
 
-    These were chosen on development problems that no reported result uses: modular
-    arithmetic mod 83, 101 and 131, parities with (n, k) = (90, 3), (100, 2), (48, 4),
-    transformers mod 83, MNIST by a validation part (tables
-    ``development-*.csv`` in the repository).
+    With a learning rate of one's own, it has to fall: a step moves every direction of a
+    matrix by it, at the end of training as at the start
+    (:func:`egd_optax.inverse_time_decay`). Decay and momentum stay as above; vectors
+    take Adam at 1e-3, without decay.
 
     Args:
       learning_rate: η, a number or a schedule: how far each direction moves in a step,
-        unless one of the two scalings below is asked for.
-      momentum: μ in [0, 1).
-      weight_decay: λ, a number or a schedule. Without decay a memorizing solution has
-        no reason to leave, and grokking stalls.
+        unless one of the two scalings below is asked for; None: s R.
+      momentum: μ in [0, 1). It has to average the noise away, as noise is whitened,
+        too: the smaller the batch, the nearer to 1.
+      weight_decay: λ, a number or a schedule; None: 1 / R, times the factor of a
+        scaling, so that singular values stay within R at any rate. Without decay a
+        memorizing solution has no reason to leave, and grokking stalls.
       weight_decay_mask: tree of booleans (or a prefix, or a function of the parameters
         that gives one): where either decay applies, as in optax.
       consistent_rms: multiplies the direction by √max(fan_in, fan_out) times this
@@ -95,12 +103,10 @@ def egd(
       width_scaling: multiplies the direction by √max(1, fan_out / fan_in), the default
         of ``optax.contrib.muon``: a learning rate found for one width then serves a
         wider net, and Muon's serve here.
-      adam_learning_rate: learning rate of Adam for leaves that are not matrices.
+      adam_learning_rate: learning rate of Adam for leaves that are not matrices; None:
+        0.4 s without a learning rate, else 1e-3.
       adam_weight_decay: decoupled decay of those leaves, scaled with Adam's learning
-        rate. Biases that are free help some targets and harm others (a two-layer ReLU
-        net without them is a linear function plus an even one); a
-        :func:`egd_optax.delayed_onset` lets the first kind be learned before it holds
-        them back.
+        rate; None: the pull to where they began where that rate is 0.4 s, else 0.
       mu_dtype: dtype of the momentum and of Adam's first moment, for real leaves; None
         takes that of the leaf, at least float32. Adam's second moment has that always:
         in bfloat16 it would stand still where a gradient has become small.
@@ -112,8 +118,9 @@ def egd(
       A gradient transformation whose ``update`` needs ``params``.
 
     Raises:
-      ArgumentError: a learning rate is neither a finite number nor a schedule, a decay
-        neither that, of at least 0, nor a schedule; ``momentum`` or
+      ArgumentError: a learning rate is neither a finite number nor a schedule nor None,
+        a decay neither that, of at least 0, nor a schedule nor None; a scaling is asked
+        for without a learning rate; ``momentum`` or
         ``vanishing_threshold`` is no number in [0, 1); ``weight_decay_mask`` is no
         mask; ``consistent_rms`` is no number above 0, or given beside
         ``width_scaling``, which is no bool; ``mu_dtype`` is no real floating dtype, or
@@ -125,10 +132,10 @@ def egd(
       >>> import jax, jax.numpy as jnp, optax
       >>> from egd_optax import egd
       >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
-      >>> loss = lambda p: jnp.sum((p["kernel"] - 2) ** 2) + jnp.sum(p["bias"] ** 2)
-      >>> tx = egd(learning_rate=0.02, adam_learning_rate=0.02)
+      >>> loss = lambda p: jnp.sum((p["kernel"] - 0.5) ** 2) + jnp.sum(p["bias"] ** 2)
+      >>> tx = egd()
       >>> state = tx.init(params)
-      >>> for _ in range(200):
+      >>> for _ in range(100):
       ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> bool(loss(params) < 0.01)
@@ -136,15 +143,16 @@ def egd(
 
     Source: Saheb Pasand and Dohmatob, *Egalitarian Gradient Descent*, arXiv
     2510.04930, for the whitening; momentum, decoupled decay and AdamW for the rest
-    are this package's.
+    are this package's. Steps to the edge of a ball of the spectral norm: Pethick et
+    al., *Training Deep Learning Models with Norm-Constrained LMOs*, arXiv 2502.07529;
+    the share and its fall with the steps are this package's.
     """
     # Negative rates climb. A negative decay would be a sign mistaken.
-    learning_rate = checked_schedule("learning_rate", learning_rate)
-    weight_decay = checked_schedule("weight_decay", weight_decay, at_least=0)
-    adam_learning_rate = checked_schedule("adam_learning_rate", adam_learning_rate)
-    adam_weight_decay = checked_schedule(
-        "adam_weight_decay", adam_weight_decay, at_least=0
-    )
+    automatic = learning_rate is None
+    learning_rate = _checked("learning_rate", learning_rate)
+    weight_decay = _checked("weight_decay", weight_decay, at_least=0)
+    adam_learning_rate = _checked("adam_learning_rate", adam_learning_rate)
+    adam_weight_decay = _checked("adam_weight_decay", adam_weight_decay, at_least=0)
     check_number("momentum", momentum, at_least=0, below=1)
     check_flag("width_scaling", width_scaling)
     if consistent_rms is not None:
@@ -153,6 +161,11 @@ def egd(
             raise ArgumentError(
                 "width_scaling must be False beside consistent_rms, got True"
             )
+    if automatic and (width_scaling or consistent_rms is not None):
+        name = "width_scaling" if width_scaling else "consistent_rms"
+        raise ArgumentError(
+            f"{name} needs a learning_rate to scale, got learning_rate=None"
+        )
     check_share("vanishing_threshold", vanishing_threshold)
     if mu_dtype is not None:
         check_real_dtype("mu_dtype", mu_dtype)
@@ -179,20 +192,30 @@ def egd(
     if width_scaling or consistent_rms is not None:
         whitened = optax.chain(whitened, scale_by_shape(consistent_rms, of_part))
     directions = partition(whitened, _adam(mu_dtype), of_all)
-    decays = partition(
-        optax.add_decayed_weights(weight_decay),
-        optax.add_decayed_weights(adam_weight_decay),
-        of_part,
-    )
+    if weight_decay is None:
+        decay = decay_into_balls(consistent_rms, width_scaling, of_part)
+    else:
+        decay = optax.add_decayed_weights(weight_decay)
+    if adam_weight_decay is None and automatic and adam_learning_rate is None:
+        vector_decay = pull_to_start()
+    else:
+        vector_decay = optax.add_decayed_weights(
+            0.0 if adam_weight_decay is None else adam_weight_decay
+        )
+    decays = partition(decay, vector_decay, of_part)
     if weight_decay_mask is not None:
         # Around both, so that a function meets the whole tree.
         mask = checked_mask("weight_decay_mask", weight_decay_mask)
         decays = optax.masked(decays, mask)
-    rates = partition(
-        optax.scale_by_learning_rate(learning_rate),
-        optax.scale_by_learning_rate(adam_learning_rate),
-        of_part,
-    )
+    if learning_rate is None:
+        rates = scale_by_automatic_rates(adam_learning_rate, of_part)
+    else:
+        vector_rate = 1e-3 if adam_learning_rate is None else adam_learning_rate
+        rates = partition(
+            optax.scale_by_learning_rate(learning_rate),
+            optax.scale_by_learning_rate(vector_rate),
+            of_part,
+        )
     # The guard around both, so that one number counts the leaves that rest.
     guarded = apply_unless_vanished(directions, vanishing_threshold)
     tx = in_at_least_float32(optax.chain(guarded, decays, rates))
@@ -215,6 +238,12 @@ def egd(
         return tx.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _checked(
+    name: str, value: optax.ScalarOrSchedule | None, *, at_least: float = -math.inf
+) -> optax.ScalarOrSchedule | None:
+    return None if value is None else checked_schedule(name, value, at_least=at_least)
 
 
 def _adam(mu_dtype: jax.typing.DTypeLike | None) -> optax.GradientTransformation:

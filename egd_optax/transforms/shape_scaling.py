@@ -14,6 +14,18 @@ from egd_optax.leaves.layouts import (
 )
 
 
+def shape_factor(
+    layout: MatrixLayout,
+    consistent_rms: jax.typing.ArrayLike | None,
+    width_scaling: bool,
+) -> jax.typing.ArrayLike:
+    """√max(fan_in, fan_out) · consistent_rms, or √max(1, fan_out / fan_in), or 1."""
+    _, fan_in, fan_out = layout.shape
+    if consistent_rms is not None:
+        return math.sqrt(max(fan_in, fan_out)) * consistent_rms
+    return math.sqrt(max(1, fan_out / fan_in)) if width_scaling else 1.0
+
+
 def scale_by_shape(
     consistent_rms: jax.typing.ArrayLike | None,
     weight_dimension_numbers: WeightDimensionNumbers = None,
@@ -23,14 +35,6 @@ def scale_by_shape(
     The factors of ``optax.contrib.muon``. Each matrix of a fused kernel has a shape of
     its own; leaves that are no matrices pass.
     """
-
-    def factor(layout: MatrixLayout | None) -> jax.typing.ArrayLike:
-        if layout is None:
-            return 1.0
-        _, fan_in, fan_out = layout.shape
-        if consistent_rms is None:
-            return math.sqrt(max(1, fan_out / fan_in))
-        return math.sqrt(max(fan_in, fan_out)) * consistent_rms
 
     def update_fn(
         updates: optax.Updates,
@@ -42,7 +46,12 @@ def scale_by_shape(
         leaves, treedef = jax.tree.flatten(updates)
         layouts = matrix_layouts(updates, weight_dimension_numbers)
         scaled = [
-            leaf * jnp.asarray(factor(layout), leaf.dtype)
+            leaf
+            if layout is None
+            else leaf
+            * jnp.asarray(
+                shape_factor(layout, consistent_rms, width_scaling=True), leaf.dtype
+            )
             for leaf, layout in zip(leaves, layouts, strict=True)
         ]
         return jax.tree.unflatten(treedef, scaled), state

@@ -1,0 +1,146 @@
+"""The rates and decays of :func:`egd_optax.egd` where none are given."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.leaves.layouts import (
+    MatrixLayout,
+    WeightDimensionNumbers,
+    matrix_layouts,
+)
+from egd_optax.transforms.shape_scaling import shape_factor
+
+# Found together on development problems that no result uses (docs/tuning.md).
+RADIUS = 3.0
+_STEPS_PER_MATRIX = 4
+_STEPS_PER_STEP = 1 / 10
+_VECTOR_RADIUS = 0.4
+_ONSET_STEP = 1000
+
+
+def radius(layout: MatrixLayout) -> float:
+    """R, the largest singular value that a matrix comes to."""
+    _, fan_in, fan_out = layout.shape
+    return RADIUS * math.sqrt(max(1, fan_out / fan_in))
+
+
+class AutomaticRatesState(NamedTuple):
+    """State of :func:`scale_by_automatic_rates`."""
+
+    count: jax.Array  # steps so far; shape=(), dtype=int32
+    share: jax.Array  # s of the last step; shape=(), dtype=float32
+
+
+def scale_by_automatic_rates(
+    adam_learning_rate: optax.ScalarOrSchedule | None,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+) -> optax.GradientTransformation:
+    r"""Matrices move by s R, vectors by 0.4 s or Adam's rate, against the direction.
+
+    .. math:: s_t = \frac{1}{4 L + t / 10}
+
+    of L matrices. All layers together then turn a function of them by the same share,
+    however many they are.
+    """
+
+    def init_fn(params: optax.Params) -> AutomaticRatesState:
+        return AutomaticRatesState(jnp.zeros([], jnp.int32), _share(params, 0))
+
+    def _share(tree: optax.Params, count: jax.typing.ArrayLike) -> jax.Array:
+        layouts = matrix_layouts(tree, weight_dimension_numbers)
+        matrices = sum(layout.shape[0] for layout in layouts if layout is not None)
+        steps = _STEPS_PER_MATRIX * max(1, matrices) + _STEPS_PER_STEP * count
+        return jnp.asarray(1 / steps, jnp.float32)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: AutomaticRatesState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, AutomaticRatesState]:
+        del params
+        share = _share(updates, state.count)
+        if adam_learning_rate is None:
+            vector_rate = _VECTOR_RADIUS * share
+        elif callable(adam_learning_rate):
+            vector_rate = adam_learning_rate(state.count)
+        else:
+            vector_rate = adam_learning_rate
+        leaves, treedef = jax.tree.flatten(updates)
+        layouts = matrix_layouts(updates, weight_dimension_numbers)
+        moved = [
+            leaf
+            * jnp.asarray(
+                -vector_rate if layout is None else -share * radius(layout), leaf.dtype
+            )
+            for leaf, layout in zip(leaves, layouts, strict=True)
+        ]
+        count = optax.safe_increment(state.count)
+        return jax.tree.unflatten(treedef, moved), AutomaticRatesState(count, share)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def decay_into_balls(
+    consistent_rms: jax.typing.ArrayLike | None,
+    width_scaling: bool,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+) -> optax.GradientTransformation:
+    """Decay that holds the singular values of a matrix within R, at any rate.
+
+    Directions whose largest singular value is f lead to weights of at most f / λ.
+    """
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        leaves, treedef = jax.tree.flatten(updates)
+        layouts = matrix_layouts(updates, weight_dimension_numbers)
+        decayed = []
+        weights = jax.tree.leaves(params)
+        for leaf, weight, layout in zip(leaves, weights, layouts, strict=True):
+            if layout is not None:
+                factor = shape_factor(layout, consistent_rms, width_scaling)
+                leaf = leaf + weight * jnp.asarray(factor / radius(layout), leaf.dtype)
+            decayed.append(leaf)
+        return jax.tree.unflatten(treedef, decayed), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+
+
+class PullState(NamedTuple):
+    """State of :func:`pull_to_start`."""
+
+    count: jax.Array  # shape=(), dtype=int32
+    start: optax.Params
+
+
+def pull_to_start() -> optax.GradientTransformation:
+    """From step 1000 on draws vectors to where they began: biases to 0, scales to 1.
+
+    Biases that are drawn back at once never grow to what an odd target needs (a
+    two-layer ReLU net without them is a linear function plus an even one), and those
+    that are never drawn back drown an even one in noise.
+    """
+
+    def init_fn(params: optax.Params) -> PullState:
+        # Copies, as the parameters' own buffers may be donated.
+        start = jax.tree.map(jnp.array, params)
+        return PullState(jnp.zeros([], jnp.int32), start)
+
+    def update_fn(
+        updates: optax.Updates, state: PullState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, PullState]:
+        strength = jnp.where(state.count < _ONSET_STEP, 0, 1 / _VECTOR_RADIUS)
+        pulled = jax.tree.map(
+            lambda u, w, start: u + strength.astype(u.dtype) * (w - start),
+            *(updates, params, state.start),
+        )
+        return pulled, PullState(optax.safe_increment(state.count), state.start)
+
+    return optax.GradientTransformation(init_fn, update_fn)
