@@ -82,6 +82,7 @@ OF_NAMES = {
     "fused": (None, ("kernel",), {"kernel": 0}, {3: 3}, {"kernel": None}),
 }
 OPTIONAL_SHARE = tuple(value for value in SHARE if value is not None)
+OPTIONAL_RATE = tuple(value for value in RATE if value is not None)
 
 WRONG = {
     "add_frobenius_penalty": {"strength": RATE, "mask": MASK},
@@ -115,14 +116,14 @@ WRONG = {
     },
     "effective_ranks": {"tree": TREES, "weight_dimension_numbers": NUMBERS},
     "egd": {
-        "learning_rate": RATE,
+        "learning_rate": OPTIONAL_RATE,
         "momentum": SHARE,
-        "weight_decay": (*RATE, -0.1),
+        "weight_decay": (*OPTIONAL_RATE, -0.1),
         "weight_decay_mask": MASK,
         "consistent_rms": (*(x for x in NUMBER if x is not None), 0, -0.2),
         "width_scaling": ("yes", None, 1),
-        "adam_learning_rate": RATE,
-        "adam_weight_decay": (*RATE, -0.1),
+        "adam_learning_rate": OPTIONAL_RATE,
+        "adam_weight_decay": (*OPTIONAL_RATE, -0.1),
         "vanishing_threshold": OPTIONAL_SHARE,
         "mu_dtype": ("nonsense", jnp.int8, 3, jnp.complex64, object()),
         "polar_fn": POLAR,

@@ -9,8 +9,8 @@ then what is no race: toy.py, spectrum.py, nonstationary.py and clock.py. With -
 --recipes or --plateau it is these races alone.
 Every recipe gets the same budget of steps on a row. But for MNIST it stops early once
 all seeds have stayed above the threshold for 20 evaluations. In the full suite, recipes
-that were among the five best in the search of their family (search.py) have ten seeds,
-the others five.
+that were among the five best in the search of their family (search.py), and `egd-auto`,
+have ten seeds, the others five.
 Finished cells are kept in results/race/ and never run again: an interrupted
 run goes on where it was, and a table that is there is not made again. One line and exit
 status 2 tell of a damaged cell, of one that was run with other settings, or of another
@@ -120,7 +120,7 @@ def cells(options: Options, suite: str) -> Iterator[tuple[str, str, Problem]]:
                 continue
             label += PLATEAU
             names, budget = [baseline(row.problem)], row.plateau
-        best = best_searched(row.problem.family)
+        best = {*best_searched(row.problem.family), "egd-auto"}
         for name in names:
             if options.recipes and name not in options.recipes:
                 continue

@@ -6,9 +6,9 @@
 
 Every method that has a space (egd_optax/grokking/spaces.py) gets the same trials on the
 development problems of a family (_families.py), one seed each: first quasi-random ones
-over the whole space, then rounds of 16 near the best so far. Its best (five, of parities
-sixteen, no two of which took the same steps) are run with three other seeds, and the
-best of them by these goes to egd_optax/grokking/tuned.json.
+over the whole space, then rounds of 16 near the best so far. Its best (five, of
+parities sixteen, no two of which took the same steps) are run with three other seeds,
+and the best of them by these goes to egd_optax/grokking/tuned.json.
 The score is the geometric mean over the problems of the steps until held-out accuracy
 reaches the threshold; a problem that is not solved counts twice the budget, and the
 problems after it are not run and count the same.

@@ -19,7 +19,6 @@ import optax
 
 import egd_optax
 from egd_optax.grokking.methods import directions, published, tuned
-from egd_optax.grokking.methods.matrices import all_matrices
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.spaces import SPACES, Space
 
@@ -225,7 +224,9 @@ def _untuned() -> dict[str, Recipe]:
 
     def recipe(rate: float | None, source: str) -> Recipe:
         make = functools.partial(
-            egd_optax.egd, rate, weight_dimension_numbers=all_matrices
+            egd_optax.egd,
+            rate,
+            weight_dimension_numbers=egd_optax.flax_dimension_numbers,
         )
         return Recipe(lambda problem: make(), every, source)
 

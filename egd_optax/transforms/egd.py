@@ -64,9 +64,9 @@ def egd(
     \|g\|². As everywhere in optax, gradients are to be the conjugates of what
     ``jax.grad`` gives: the direction in which the loss rises.
 
-    **Nothing has to be set.** Without a learning rate a step goes the share s of the way
-    to the edge of a ball of the spectral norm (a step of the conditional gradient
-    method, or Frank–Wolfe's, in the direction that momentum and whitening give):
+    **Nothing has to be set.** Without a learning rate a step goes the share s of the
+    way to the edge of a ball of the spectral norm (a step of the conditional gradient
+    method, Frank–Wolfe's, in the direction that momentum and whitening give):
 
     .. math::
       s_t = \frac{1}{4 L + t / 10}, \qquad

@@ -1,0 +1,215 @@
+"""egd() with nothing set."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers
+from reference import polar
+
+from egd_optax import ArgumentError, FusedAxis, egd
+from egd_optax.grokking.problems.problem import modular, parity, with_settings
+from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.training.run import train
+
+
+@pytest.fixture
+def tree(rng):
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return {"in": draw(3, 12), "out": draw(12, 2), "bias": draw(12)}
+
+
+def share(count, matrices=2):
+    return 1 / (4 * matrices + count / 10)
+
+
+def radius(fan_in, fan_out):
+    return 3 * math.sqrt(max(1, fan_out / fan_in))
+
+
+def shares(tx, params, steps=2, grads=None):
+    grads = params if grads is None else grads
+    state, found = tx.init(params), []
+    for _ in range(steps):
+        _, state = tx.update(grads, state, params)
+        found.append(float(optax.tree.get(state, "share")))
+    return found
+
+
+def test_steps_are_those_of_the_docstring(tree, rng):
+    tx = egd()
+    params, state = tree, tx.init(tree)
+    adam = optax.scale_by_adam()
+    adam_state = adam.init(tree["bias"])
+    own, trace = {k: np.asarray(v, np.float64) for k, v in tree.items()}, {}
+    for count in range(4):
+        grads = jax.tree.map(
+            lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), tree
+        )
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for name in ("in", "out"):
+            grad = np.asarray(grads[name], np.float64)
+            trace[name] = 0.8 * trace.get(name, 0) + grad
+            direction = polar(grad + 0.8 * trace[name])
+            edge = -radius(*grad.shape) * direction
+            own[name] += share(count) * (edge - own[name])
+        step, adam_state = adam.update(grads["bias"], adam_state)
+        own["bias"] -= 0.4 * share(count) * np.asarray(step)
+        assert float(optax.tree.get(state, "share")) == pytest.approx(share(count))
+    for name, value in own.items():
+        np.testing.assert_allclose(params[name], value, atol=2e-5)
+
+
+def test_vectors_are_drawn_back_to_where_they_began_from_step_1000_on(tree):
+    tx = egd()
+    flat = jax.tree.map(jnp.zeros_like, tree)
+    moved = {**tree, "bias": tree["bias"] + 1}
+    state = tx.init(tree)
+    counts = optax.tree.get_all_with_path(state, "count")
+    assert len(counts) >= 2
+    for count, expected in ((999, 0), (1000, -share(1000))):
+        late = optax.tree.set(state, count=jnp.asarray(count, jnp.int32))
+        updates, _ = tx.update(flat, late, moved)
+        np.testing.assert_allclose(updates["bias"], np.full(12, expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shape", "matrices"),
+    [
+        (None, (4, 6), 1),
+        (MuonDimensionNumbers(1, 2), (5, 4, 6), 5),
+        (MuonDimensionNumbers(0, FusedAxis(1, parts=3)), (4, 6), 3),
+    ],
+)
+def test_every_matrix_of_a_leaf_counts(numbers, shape, matrices):
+    params = {"kernel": jnp.ones(shape), "bias": jnp.ones(3)}
+    given = None if numbers is None else {"kernel": numbers, "bias": None}
+    tx = egd(weight_dimension_numbers=given)
+    found = shares(tx, params)
+    assert found == pytest.approx([share(0, matrices), share(1, matrices)])
+
+
+def test_a_tree_without_matrices_takes_the_steps_of_one():
+    params = {"bias": jnp.ones(3)}
+    assert shares(egd(), params) == pytest.approx([share(0, 1), share(1, 1)])
+
+
+def test_no_singular_value_leaves_the_ball(tree, rng):
+    tx = egd(momentum=0.0)
+    params = jax.tree.map(jnp.zeros_like, tree)
+    state, update = tx.init(params), jax.jit(tx.update)
+    drift = jax.tree.map(lambda x: x / jnp.linalg.norm(x), tree)
+    for _ in range(200):
+        updates, state = update(drift, state, params)
+        params = optax.apply_updates(params, updates)
+        for name in ("in", "out"):
+            edge = radius(*params[name].shape)
+            assert np.linalg.norm(params[name], 2) <= edge * (1 + 1e-5)
+    assert np.linalg.norm(params["in"], 2) > 0.9 * radius(3, 12)
+
+
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [
+        ({}, lambda m, n: 1),
+        ({"width_scaling": True}, lambda m, n: math.sqrt(max(1, n / m))),
+        ({"consistent_rms": 0.2}, lambda m, n: 0.2 * math.sqrt(max(m, n))),
+    ],
+)
+def test_with_a_rate_the_decay_keeps_weights_in_the_same_ball(tree, options, factor):
+    flat = jax.tree.map(jnp.zeros_like, tree)
+    tx = egd(0.5, **options)
+    updates, _ = tx.update(flat, tx.init(tree), tree)
+    for name in ("in", "out"):
+        shape = tree[name].shape
+        expected = -0.5 * factor(*shape) / radius(*shape) * tree[name]
+        np.testing.assert_allclose(updates[name], expected, rtol=1e-5)
+    np.testing.assert_array_equal(updates["bias"], np.zeros(12))
+
+
+def test_parts_can_be_given(tree):
+    flat = jax.tree.map(jnp.zeros_like, tree)
+    tx = egd(weight_decay=0.5, adam_learning_rate=0.1, adam_weight_decay=2.0)
+    updates, _ = tx.update(flat, tx.init(tree), tree)
+    edge = share(0) * radius(3, 12)
+    np.testing.assert_allclose(updates["in"], -edge * 0.5 * tree["in"], rtol=1e-5)
+    np.testing.assert_allclose(updates["bias"], -0.2 * tree["bias"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", [{"width_scaling": True}, {"consistent_rms": 0.2}])
+def test_a_scaling_needs_a_rate(scaling):
+    (name,) = scaling
+    with pytest.raises(ArgumentError, match=f"^{name} needs a learning_rate"):
+        egd(**scaling)
+
+
+def test_under_everything_that_surrounds_an_optimizer(tree):
+    grads = jax.tree.map(lambda x: x / 2, tree)
+    plain, _ = egd().update(grads, egd().init(tree), tree)
+    twice = jax.tree.map(lambda x: jnp.stack([x, x]), tree)
+
+    many = optax.MultiSteps(egd(), 2)
+    state = many.init(tree)
+    for expected in (jax.tree.map(jnp.zeros_like, plain), plain):
+        updates, state = many.update(grads, state, tree)
+        for name in tree:
+            np.testing.assert_allclose(updates[name], expected[name], atol=1e-6)
+
+    mapped, _ = jax.vmap(egd().update)(
+        jax.tree.map(lambda x: jnp.stack([x, x]), grads),
+        jax.vmap(egd().init)(twice),
+        twice,
+    )
+    for name in tree:
+        np.testing.assert_allclose(mapped[name][1], plain[name], atol=1e-5)
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = egd().update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(body, (tree, egd().init(tree)), length=2)
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(params))
+
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+    updates, state = egd().update(half, egd().init(half), half)
+    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(updates))
+    assert optax.tree.get(state, "share").dtype == jnp.float32
+
+
+def test_parameters_may_be_donated(tree):
+    tx = egd()
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = tree, tx.init(tree)
+    grads = jax.tree.map(lambda x: x + 1, tree)
+    for _ in range(2):
+        params, state = step(params, state, grads)
+    assert bool(jnp.all(jnp.isfinite(params["bias"])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "within"),
+    [(modular("addition", 83), 160), (parity(100, 2, width=50), 310)],
+    ids=["addition mod 83", "2 of 100 bits"],
+)
+def test_problems_of_two_kinds_generalize_soon(problem, within):
+    problem = with_settings(problem, seeds=(0, 1, 2), max_steps=2 * within)
+    history = train(
+        problem.task,
+        problem.make_model,
+        RECIPES["egd-auto"].make(problem),
+        problem.settings,
+    )
+    sustained = history.sustained_crossing(problem.settings.threshold)
+    assert sustained.median <= within
