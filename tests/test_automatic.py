@@ -24,11 +24,11 @@ def tree(rng):
 
 
 def share(count, matrices=2):
-    return 1 / (4 * matrices + count / 10)
+    return 1 / (12 * math.sqrt(matrices) + count / 10)
 
 
 def radius(fan_in, fan_out):
-    return 3 * math.sqrt(max(1, fan_out / fan_in))
+    return 5 * math.sqrt(max(1, fan_out / fan_in))
 
 
 def shares(tx, params, steps=2, grads=None):
@@ -59,7 +59,7 @@ def test_steps_are_those_of_the_docstring(tree, rng):
             edge = -radius(*grad.shape) * direction
             own[name] += share(count) * (edge - own[name])
         step, adam_state = adam.update(grads["bias"], adam_state)
-        own["bias"] -= 0.4 * share(count) * np.asarray(step)
+        own["bias"] -= 0.6 * share(count) * np.asarray(step)
         assert float(optax.tree.get(state, "share")) == pytest.approx(share(count))
     for name, value in own.items():
         np.testing.assert_allclose(params[name], value, atol=2e-5)

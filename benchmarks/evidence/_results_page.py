@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from benchmarks.evidence._cells import PLATEAU, RESULTS, Cell, CellError, found_cells
+from benchmarks.evidence._regret_pages import nothing_set
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._search_pages import searches, start_table
 from benchmarks.evidence._summary import Sections, summary
@@ -81,7 +82,7 @@ EXTRA = (
 )
 _SHOWN_LINES = 14
 # Where generated parts stand in pages that are otherwise written by hand.
-OVERVIEW, START = "overview", "starting points"
+OVERVIEW, START, NOTHING = "overview", "starting points", "nothing set"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,10 +186,12 @@ def written_pages(root: Path) -> dict[Path, str]:
     """The text of each page, as the results have it."""
     found = race_results()
     readme, tuning = root / "README.md", root / "docs" / "tuning.md"
+    cells = {name: own for name, (own, _) in found.items()}
+    with_regrets = with_part(tuning.read_text(), NOTHING, nothing_set(cells))
     return {
         root / "docs" / "results.md": page(found),
         readme: with_part(readme.read_text(), OVERVIEW, summary(found)),
-        tuning: with_part(tuning.read_text(), START, start_table()),
+        tuning: with_part(with_regrets, START, start_table()),
     }
 
 

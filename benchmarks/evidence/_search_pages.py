@@ -22,8 +22,8 @@ def searches() -> str:
             f"{problems}. Of each method {search.trials} quasi-random trials, and "
             f"{search.refined} near its best, up to {search.budgets[0]} steps, one "
             f"seed. Then the best {FINALISTS[family]}, no two of which took the same "
-            "steps, with three other seeds; the table has the best of them, medians and "
-            "their geometric mean "
+            "steps, with three other seeds; the table has the best of them, medians "
+            "and their geometric mean "
             f"([all trials]({_FOLDER}/{family}/trials.csv)).",
             table([list(found[0]), *(list(line.values()) for line in found)]),
             f"![Expected best after so many trials]({_FOLDER}/{family}/tune.png)",

@@ -23,6 +23,8 @@ import tyro
 from rich.console import Console
 
 from benchmarks.evidence._families import FINAL_SEEDS, SEARCH_SEEDS
+from benchmarks.evidence._regret_pages import UNTUNED
+from benchmarks.evidence._tables import crossing_text
 from benchmarks.shared import check_names, fail, report
 from egd_optax.grokking.files import prepare_folder, reserved
 from egd_optax.grokking.problems.problem import (
@@ -38,8 +40,6 @@ from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.training.devices import side_by_side
 from egd_optax.grokking.training.history import Crossing
 from egd_optax.grokking.training.run import train
-
-UNTUNED = ("egd-auto", "egd-constant")
 
 
 def _modular(operation: str, modulus: int, **changes: Any) -> Problem:
@@ -121,7 +121,11 @@ def best_of_search(problem: Problem, trials: int, folder: Path) -> np.ndarray:
 
 
 def _line(name: str, problem: Problem, searched: np.ndarray) -> dict[str, object]:
-    line: dict[str, object] = {"problem": name, "searched": _text(searched)}
+    budget = problem.settings.max_steps
+    line: dict[str, object] = {
+        "problem": name,
+        "searched": crossing_text(Crossing(searched, 1), budget),
+    }
     problem = with_settings(problem, seeds=FINAL_SEEDS)
     for recipe in UNTUNED:
         history = train(
@@ -133,26 +137,19 @@ def _line(name: str, problem: Problem, searched: np.ndarray) -> dict[str, object
         threshold = problem.settings.threshold
         first = history.first_crossing(threshold)
         sustained = history.sustained_crossing(threshold)
-        line[recipe] = _text(first.steps)
-        line[f"{recipe} sustained"] = _text(sustained.steps)
-        line[f"regret of {recipe}"] = _regret(first, searched, problem)
+        line[recipe] = crossing_text(first, budget)
+        line[f"{recipe} sustained"] = crossing_text(sustained, budget)
+        line[f"regret of {recipe}"] = _regret(first, searched, budget)
     return line
 
 
-def _regret(first: Crossing, searched: np.ndarray, problem: Problem) -> str:
+def _regret(first: Crossing, searched: np.ndarray, budget: int) -> str:
     """As in a search, what was not solved counts twice the budget."""
     own, best = (
-        median if math.isfinite(median) else 2 * problem.settings.max_steps
+        median if math.isfinite(median) else 2 * budget
         for median in (first.median, float(np.median(searched)))
     )
     return f"{own / best:.2f}"
-
-
-def _text(steps: np.ndarray) -> str:
-    low, middle, high = (
-        f"{x:.0f}" for x in (steps.min(), np.median(steps), steps.max())
-    )
-    return f"{middle} ({low}–{high})"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from egd_optax.transforms import automatic
 
 CONSTANTS = (
     "RADIUS",
-    "_STEPS_PER_MATRIX",
+    "_STEPS_PER_LAYER",
     "_STEPS_PER_STEP",
     "_VECTOR_RADIUS",
     "_ONSET_STEP",

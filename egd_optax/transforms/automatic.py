@@ -15,10 +15,10 @@ from egd_optax.leaves.layouts import (
 from egd_optax.transforms.shape_scaling import shape_factor
 
 # Found together on development problems that no result uses (docs/tuning.md).
-RADIUS = 3.0
-_STEPS_PER_MATRIX = 4
+RADIUS = 5.0
+_STEPS_PER_LAYER = 12
 _STEPS_PER_STEP = 1 / 10
-_VECTOR_RADIUS = 0.4
+_VECTOR_RADIUS = 0.6
 _ONSET_STEP = 1000
 
 
@@ -39,12 +39,12 @@ def scale_by_automatic_rates(
     adam_learning_rate: optax.ScalarOrSchedule | None,
     weight_dimension_numbers: WeightDimensionNumbers = None,
 ) -> optax.GradientTransformation:
-    r"""Matrices move by s R, vectors by 0.4 s or Adam's rate, against the direction.
+    r"""Matrices move by s R, vectors by 0.6 s or Adam's rate, against the direction.
 
-    .. math:: s_t = \frac{1}{4 L + t / 10}
+    .. math:: s_t = \frac{1}{12 \sqrt{L} + t / 10}
 
-    of L matrices. All layers together then turn a function of them by the same share,
-    however many they are.
+    of L matrices. What many layers do to a function adds up as independent changes do,
+    in squares, so each may do less.
     """
 
     def init_fn(params: optax.Params) -> AutomaticRatesState:
@@ -53,7 +53,8 @@ def scale_by_automatic_rates(
     def _share(tree: optax.Params, count: jax.typing.ArrayLike) -> jax.Array:
         layouts = matrix_layouts(tree, weight_dimension_numbers)
         matrices = sum(layout.shape[0] for layout in layouts if layout is not None)
-        steps = _STEPS_PER_MATRIX * max(1, matrices) + _STEPS_PER_STEP * count
+        layers = math.sqrt(max(1, matrices))
+        steps = _STEPS_PER_LAYER * layers + _STEPS_PER_STEP * count
         return jnp.asarray(1 / steps, jnp.float32)
 
     def update_fn(

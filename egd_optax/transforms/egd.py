@@ -69,11 +69,11 @@ def egd(
     method, Frank–Wolfe's, in the direction that momentum and whitening give):
 
     .. math::
-      s_t = \frac{1}{4 L + t / 10}, \qquad
-      R = 3 \sqrt{\max(1, d_\text{out} / d_\text{in})}, \qquad
+      s_t = \frac{1}{12 \sqrt{L} + t / 10}, \qquad
+      R = 5 \sqrt{\max(1, d_\text{out} / d_\text{in})}, \qquad
       \eta = s R, \qquad \lambda = 1 / R
 
-    with L the number of matrices in the tree. Vectors take Adam at 0.4 s, and from step
+    with L the number of matrices in the tree. Vectors take Adam at 0.6 s, and from step
     1000 on are drawn back to where they began, by the share s. No singular value comes
     to more than R, which is as regularizing as decay is elsewhere: a regression whose
     solution lies outside of the ball needs a learning rate and a decay of its own. The
@@ -104,9 +104,9 @@ def egd(
         of ``optax.contrib.muon``: a learning rate found for one width then serves a
         wider net, and Muon's serve here.
       adam_learning_rate: learning rate of Adam for leaves that are not matrices; None:
-        0.4 s without a learning rate, else 1e-3.
+        0.6 s without a learning rate, else 1e-3.
       adam_weight_decay: decoupled decay of those leaves, scaled with Adam's learning
-        rate; None: the pull to where they began where that rate is 0.4 s, else 0.
+        rate; None: the pull to where they began where that rate is 0.6 s, else 0.
       mu_dtype: dtype of the momentum and of Adam's first moment, for real leaves; None
         takes that of the leaf, at least float32. Adam's second moment has that always:
         in bfloat16 it would stand still where a gradient has become small.

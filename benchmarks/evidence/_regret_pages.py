@@ -1,0 +1,89 @@
+"""What it costs to set nothing, as docs/tuning.md shows it."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from benchmarks.evidence._cells import RESULTS, Cell
+from benchmarks.evidence._rows import rows
+from benchmarks.evidence._tables import steps_text, table
+from benchmarks.shared import read_table
+
+UNTUNED = {"egd-auto": "`egd()`", "egd-constant": "`egd(0.05)`"}
+Cells = Mapping[str, Sequence[Cell]]
+
+
+class Line(NamedTuple):
+    """A problem: steps with searched settings, and of each recipe without any."""
+
+    problem: str
+    searched: str
+    steps: dict[str, str]
+    regrets: dict[str, float]  # ratios of the medians
+
+
+def lines(cells: Cells) -> list[Line]:
+    """The problems of the races, and those that nobody tuned on."""
+    return [*_of_races(cells), *_of_others()]
+
+
+def mean(cells: Cells, recipe: str) -> float:
+    """Geometric mean of a recipe's regrets."""
+    logs = [math.log(line.regrets[recipe]) for line in lines(cells)]
+    return math.exp(sum(logs) / len(logs))
+
+
+def worst(cells: Cells, recipe: str) -> float:
+    """The largest of a recipe's regrets."""
+    return max(line.regrets[recipe] for line in lines(cells))
+
+
+def nothing_set(cells: Cells) -> str:
+    """The table of regrets, and what the constants bear."""
+    body = [
+        [
+            line.problem,
+            line.searched,
+            *(f"{line.steps[n]}, × {line.regrets[n]:.2f}" for n in UNTUNED),
+        ]
+        for line in lines(cells)
+    ]
+    means = [f"× {mean(cells, n):.2f}, at most {worst(cells, n):.2f}" for n in UNTUNED]
+    head = ["problem", "searched", *UNTUNED.values()]
+    parts = [table([head, *body, ["geometric mean", "", *means]])]
+    if bears := read_table(RESULTS / "sensitivity.csv"):
+        parts += [
+            "Each constant halved and doubled, all else as it is: steps on development "
+            "problems, `inf` where most of three seeds did not get there "
+            "(`python benchmarks/evidence/sensitivity.py`):",
+            table([list(bears[0]), *(list(line.values()) for line in bears)]),
+        ]
+    return "\n\n".join(parts)
+
+
+def _of_races(cells: Cells) -> Iterator[Line]:
+    for row in rows("full"):
+        found = {cell.recipe: cell for cell in cells.get(row.name, ())}
+        if not {"egd", *UNTUNED} <= found.keys():
+            continue
+        counted = {}
+        for name in ("egd", *UNTUNED):
+            median = found[name].crossing("first").median
+            # As in a search, what was not solved counts twice the budget.
+            counted[name] = median if math.isfinite(median) else 2 * row.budget
+        yield Line(
+            row.name,
+            steps_text(found["egd"], "first"),
+            {name: steps_text(found[name], "first") for name in UNTUNED},
+            {name: counted[name] / counted["egd"] for name in UNTUNED},
+        )
+
+
+def _of_others() -> Iterator[Line]:
+    for line in read_table(RESULTS / "regret.csv"):
+        yield Line(
+            line["problem"],
+            line["searched"],
+            {name: line[name] for name in UNTUNED},
+            {name: float(line[f"regret of {name}"]) for name in UNTUNED},
+        )
