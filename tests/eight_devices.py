@@ -188,7 +188,8 @@ def test_each_device_whitens_its_share_alone():
 
 
 @TYPES
-def test_training_keeps_layouts_and_is_not_compiled_again(kind):
+@pytest.mark.parametrize("rate", [0.02, None])
+def test_training_keeps_layouts_and_is_not_compiled_again(kind, rate):
     mesh = make_mesh("grid", kind)
     layouts = {"up": P("a", "b"), "down": P("b", "a"), "bias": P("b"), "head": P()}
     shapes = {"up": (16, 32), "down": (32, 16), "bias": (16,), "head": (16, 4)}
@@ -197,7 +198,7 @@ def test_training_keeps_layouts_and_is_not_compiled_again(kind):
         name: rng.normal(size=shape).astype(np.float32) / 4
         for name, shape in shapes.items()
     }
-    tx = egd(0.02, polar_fn=newton_schulz)
+    tx = egd(rate, polar_fn=newton_schulz)
 
     def loss_fn(params):
         return sum(jnp.sum((p - 1) ** 2) for p in jax.tree.leaves(params))

@@ -135,7 +135,7 @@ def egd(
       >>> loss = lambda p: jnp.sum((p["kernel"] - 0.5) ** 2) + jnp.sum(p["bias"] ** 2)
       >>> tx = egd()
       >>> state = tx.init(params)
-      >>> for _ in range(100):
+      >>> for _ in range(300):
       ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> bool(loss(params) < 0.01)
