@@ -132,6 +132,16 @@ def test_with_a_rate_the_decay_keeps_weights_in_the_same_ball(tree, options, fac
     np.testing.assert_array_equal(updates["bias"], np.zeros(12))
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("options", [{}, {"learning_rate": 0.1, "width_scaling": True}])
+def test_an_axis_may_be_empty(shape, options):
+    params = {"kernel": jnp.ones(shape), "bias": jnp.ones(3)}
+    tx = egd(**options)
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["kernel"].shape == shape
+    assert bool(jnp.all(jnp.isfinite(updates["bias"])))
+
+
 def test_parts_can_be_given(tree):
     flat = jax.tree.map(jnp.zeros_like, tree)
     tx = egd(weight_decay=0.5, adam_learning_rate=0.1, adam_weight_decay=2.0)

@@ -22,10 +22,9 @@ _VECTOR_RADIUS = 0.6
 _ONSET_STEP = 1000
 
 
-def radius(layout: MatrixLayout) -> float:
+def radius(layout: MatrixLayout) -> jax.typing.ArrayLike:
     """R, the largest singular value that a matrix comes to."""
-    _, fan_in, fan_out = layout.shape
-    return RADIUS * math.sqrt(max(1, fan_out / fan_in))
+    return RADIUS * shape_factor(layout, None, width_scaling=True)
 
 
 class AutomaticRatesState(NamedTuple):

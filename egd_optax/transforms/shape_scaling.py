@@ -23,7 +23,8 @@ def shape_factor(
     _, fan_in, fan_out = layout.shape
     if consistent_rms is not None:
         return math.sqrt(max(fan_in, fan_out)) * consistent_rms
-    return math.sqrt(max(1, fan_out / fan_in)) if width_scaling else 1.0
+    # An axis may be empty.
+    return math.sqrt(max(1, fan_out / max(1, fan_in))) if width_scaling else 1.0
 
 
 def scale_by_shape(
