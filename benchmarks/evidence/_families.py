@@ -75,9 +75,10 @@ def finals(search: Search) -> Search:
     return dataclasses.replace(search, problems=problems, refined=0)
 
 
-def finalists(family: str, found: Sequence[Trial]) -> list[Trial]:
+def finalists(
+    family: str, found: Sequence[Trial], budgets: Sequence[int]
+) -> list[Trial]:
     """The best trials, one of those that took the same steps on every problem."""
-    budgets = FAMILIES[family].budgets
     distinct: dict[Any, Trial] = {}
     for trial in sorted(found, key=lambda trial: trial.rank(budgets)):
         distinct.setdefault(trial.steps, trial)

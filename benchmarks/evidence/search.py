@@ -94,7 +94,7 @@ def chosen(
     with bar(total, search.budgets, console) as show:
         for name in names:
             found = every[name] = search.run(name, ledger, show)
-            best = finalists(family, found)
+            best = finalists(family, found, search.budgets)
             ranked = {rank: trial.settings for rank, trial in enumerate(best)}
             again = second.evaluate(name, ranked, last, lambda *_: None)
             rows.append(min(again, key=lambda t: t.rank(search.budgets)))

@@ -30,7 +30,8 @@ def radius(layout: MatrixLayout) -> jax.typing.ArrayLike:
 class AutomaticRatesState(NamedTuple):
     """State of :func:`scale_by_automatic_rates`."""
 
-    count: jax.Array  # steps so far; shape=(), dtype=int32
+    # Steps so far; shape=(), dtype=int32.
+    count: jax.Array  # type: ignore[assignment]
     share: jax.Array  # s of the last step; shape=(), dtype=float32
 
 
@@ -116,7 +117,7 @@ def decay_into_balls(
 class PullState(NamedTuple):
     """State of :func:`pull_to_start`."""
 
-    count: jax.Array  # shape=(), dtype=int32
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
     start: optax.Params
 
 
