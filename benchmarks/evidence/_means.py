@@ -54,14 +54,15 @@ def family_means(
         everywhere = set.intersection(*map(set, steps.values()))
         found[family] = {
             recipe: Mean(
-                _geometric_mean(steps[name][recipe] for name in names),
-                _geometric_mean(seconds.get((n, recipe), math.inf) for n in names),
+                geometric_mean(steps[name][recipe] for name in names),
+                geometric_mean(seconds.get((n, recipe), math.inf) for n in names),
             )
             for recipe in sorted(everywhere)
         }
     return found
 
 
-def _geometric_mean(values: Iterable[float]) -> float:
+def geometric_mean(values: Iterable[float]) -> float:
+    """Infinite, where one of them is."""
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs))

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.evidence._cells import RESULTS, Cell
+from benchmarks.evidence._means import geometric_mean
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._tables import steps_text, table
 from benchmarks.shared import read_table
+from egd_optax.grokking.search.trials import counted
 
 UNTUNED = {"egd-auto": "`egd()`", "egd-constant": "`egd(0.05)`"}
 Cells = Mapping[str, Sequence[Cell]]
@@ -30,8 +32,7 @@ def lines(cells: Cells) -> list[Line]:
 
 def mean(cells: Cells, recipe: str) -> float:
     """Geometric mean of a recipe's regrets, where searched settings got there."""
-    logs = [math.log(x.regrets[recipe]) for x in lines(cells) if x.is_solved]
-    return math.exp(sum(logs) / len(logs))
+    return geometric_mean(x.regrets[recipe] for x in lines(cells) if x.is_solved)
 
 
 def worst(cells: Cells, recipe: str) -> float:
@@ -75,17 +76,14 @@ def _of_races(cells: Cells) -> Iterator[Line]:
         found = {cell.recipe: cell for cell in cells.get(row.name, ())}
         if not {"egd", *UNTUNED} <= found.keys():
             continue
-        counted = {}
-        for name in ("egd", *UNTUNED):
-            median = found[name].crossing("first").median
-            # As in a search, what was not solved counts twice the budget.
-            counted[name] = median if math.isfinite(median) else 2 * row.budget
+        medians = {name: found[name].crossing("first").median for name in found}
+        tuned = counted(medians["egd"], row.budget)
         yield Line(
             row.name,
             steps_text(found["egd"], "first"),
-            math.isfinite(found["egd"].crossing("first").median),
+            math.isfinite(medians["egd"]),
             {name: steps_text(found[name], "first") for name in UNTUNED},
-            {name: counted[name] / counted["egd"] for name in UNTUNED},
+            {name: counted(medians[name], row.budget) / tuned for name in UNTUNED},
         )
 
 

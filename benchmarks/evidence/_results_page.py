@@ -15,7 +15,7 @@ from benchmarks.evidence._cells import PLATEAU, RESULTS, Cell, CellError, found_
 from benchmarks.evidence._regret_pages import nothing_set
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._search_pages import searches, start_table
-from benchmarks.evidence._summary import Sections, summary
+from benchmarks.evidence._summary import Sections, cells_of, summary
 from benchmarks.evidence._tables import steps_text, table
 from egd_optax.grokking.summary import seeds_in_words
 
@@ -186,8 +186,8 @@ def written_pages(root: Path) -> dict[Path, str]:
     """The text of each page, as the results have it."""
     found = race_results()
     readme, tuning = root / "README.md", root / "docs" / "tuning.md"
-    cells = {name: own for name, (own, _) in found.items()}
-    with_regrets = with_part(tuning.read_text(), NOTHING, nothing_set(cells))
+    regrets = nothing_set(cells_of(found))
+    with_regrets = with_part(tuning.read_text(), NOTHING, regrets)
     return {
         root / "docs" / "results.md": page(found),
         readme: with_part(readme.read_text(), OVERVIEW, summary(found)),

@@ -40,7 +40,7 @@ def development() -> str:
 
 def overview(sections: Sections) -> str:
     """Who was first, and the methods that a reader will ask for; one line a problem."""
-    seconds = seconds_to_generalize(_cells_of(sections))
+    seconds = seconds_to_generalize(cells_of(sections))
     head = ["problem", "published", "first by steps", *(f"`{n}`" for n in ASKED_FOR)]
     lines = [[*head, "first by the clock", "plateau of `sgd`"]]
     for name, (cells, published) in sections.items():
@@ -91,7 +91,7 @@ def _number(value: float) -> str:
 
 def families(sections: Sections, kind: str) -> str:
     """The methods of each family in the order of their means, one line a family."""
-    cells = _cells_of(sections)
+    cells = cells_of(sections)
     means = family_means(rows("full"), cells, seconds_to_generalize(cells))
     lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
     for family, found in means.items():
@@ -111,7 +111,8 @@ def families(sections: Sections, kind: str) -> str:
     return table(lines)
 
 
-def _cells_of(sections: Sections) -> dict[str, list[Cell]]:
+def cells_of(sections: Sections) -> dict[str, list[Cell]]:
+    """The cells of each row alone."""
     return {name: found for name, (found, _) in sections.items()}
 
 

@@ -11,7 +11,6 @@ Lines that are in results/sensitivity.csv are not run again: remove the file fir
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest import mock
@@ -22,6 +21,7 @@ import egd_optax
 from benchmarks.evidence._families import FAMILIES, FINAL_SEEDS
 from benchmarks.shared import read_table, report
 from egd_optax.grokking.problems.problem import Problem, with_settings
+from egd_optax.grokking.search.trials import score
 from egd_optax.grokking.training.devices import side_by_side
 from egd_optax.grokking.training.run import train
 from egd_optax.transforms import automatic
@@ -71,12 +71,13 @@ def variants() -> Iterator[tuple[str, Mapping[str, float], float]]:
 
 
 def main(options: Options) -> None:
-    path, chosen, every = options.out / "sensitivity.csv", problems(), variants()
+    path, chosen = options.out / "sensitivity.csv", problems()
+    every = list(variants())
+    table: list[dict[str, object]] = []
     if options.quick:
-        chosen = [with_settings(chosen[0], max_steps=18)]
-        every = list(every)[:2]
-    there = [] if options.quick else read_table(path)
-    table: list[dict[str, object]] = [dict(line) for line in there]
+        chosen, every = [with_settings(chosen[0], max_steps=18)], every[:2]
+    else:
+        table += read_table(path)
     known = {line["egd()"] for line in table}
     for name, constants, momentum in every:
         if name in known:
@@ -108,14 +109,10 @@ def steps(problem: Problem, constants: Mapping[str, float], momentum: float) -> 
 def _line(
     name: str, problems: list[Problem], medians: list[float]
 ) -> dict[str, object]:
-    counted = [
-        median if math.isfinite(median) else 2 * problem.settings.max_steps
-        for problem, median in zip(problems, medians, strict=True)
-    ]
-    mean = math.exp(sum(map(math.log, counted)) / len(counted))
+    budgets = [problem.settings.max_steps for problem in problems]
     return {
         "egd()": name,
-        "geometric mean": f"{mean:.0f}",
+        "geometric mean": f"{score(medians, budgets):.0f}",
         **{
             problem.task.name: f"{median:.0f}"
             for problem, median in zip(problems, medians, strict=True)

@@ -13,13 +13,13 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import optax
 
 import egd_optax
 from egd_optax.grokking.methods import directions, published, tuned
-from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.problems.problem import Family, Problem
 from egd_optax.grokking.spaces import SPACES, Space
 
 
@@ -218,17 +218,15 @@ def _tuned() -> dict[str, Recipe]:
 
 
 def _untuned() -> dict[str, Recipe]:
-    every: dict[str, dict[str, Any]] = {
-        family: {} for family in ("modular", "parity", "mnist", "transformer")
-    }
+    every: dict[str, dict[str, Any]] = {family: {} for family in get_args(Family)}
+    numbers = egd_optax.flax_dimension_numbers
 
     def recipe(rate: float | None, source: str) -> Recipe:
-        make = functools.partial(
-            egd_optax.egd,
-            rate,
-            weight_dimension_numbers=egd_optax.flax_dimension_numbers,
+        return Recipe(
+            lambda problem: egd_optax.egd(rate, weight_dimension_numbers=numbers),
+            every,
+            source,
         )
-        return Recipe(lambda problem: make(), every, source)
 
     return {
         "egd-auto": recipe(None, "this package: `egd()`, the same for every problem"),

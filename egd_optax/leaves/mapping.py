@@ -50,6 +50,20 @@ def map_matrices(
     )[0]
 
 
+def map_leaves(
+    fn: Callable[..., jax.Array],
+    weight_dimension_numbers: WeightDimensionNumbers,
+    tree: optax.Updates,
+    *others: Any,
+) -> optax.Updates:
+    """``fn(layout, leaf, *its like in others)`` of each leaf; None: no matrix."""
+    leaves, treedef = jax.tree.flatten(tree)
+    layouts = matrix_layouts(tree, weight_dimension_numbers)
+    likes = [jax.tree.leaves(other) for other in others]
+    mapped = [fn(*each) for each in zip(layouts, leaves, *likes, strict=True)]
+    return jax.tree.unflatten(treedef, mapped)
+
+
 def map_matrices_and_count(
     fn: MaybeFlagged,
     tree: optax.Updates,

@@ -12,6 +12,7 @@ from egd_optax.leaves.layouts import (
     WeightDimensionNumbers,
     matrix_layouts,
 )
+from egd_optax.leaves.mapping import map_leaves
 from egd_optax.transforms.shape_scaling import shape_factor
 
 # Found together on development problems that no result uses (docs/tuning.md).
@@ -70,17 +71,13 @@ def scale_by_automatic_rates(
             vector_rate = adam_learning_rate(state.count)
         else:
             vector_rate = adam_learning_rate
-        leaves, treedef = jax.tree.flatten(updates)
-        layouts = matrix_layouts(updates, weight_dimension_numbers)
-        moved = [
-            leaf
-            * jnp.asarray(
-                -vector_rate if layout is None else -share * radius(layout), leaf.dtype
-            )
-            for leaf, layout in zip(leaves, layouts, strict=True)
-        ]
-        count = optax.safe_increment(state.count)
-        return jax.tree.unflatten(treedef, moved), AutomaticRatesState(count, share)
+
+        def moved(layout: MatrixLayout | None, leaf: jax.Array) -> jax.Array:
+            rate = vector_rate if layout is None else share * radius(layout)
+            return leaf * jnp.asarray(-rate, leaf.dtype)
+
+        updates = map_leaves(moved, weight_dimension_numbers, updates)
+        return updates, AutomaticRatesState(optax.safe_increment(state.count), share)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
@@ -95,21 +92,20 @@ def decay_into_balls(
     Directions whose largest singular value is f lead to weights of at most f / λ.
     """
 
+    def decayed(
+        layout: MatrixLayout | None, leaf: jax.Array, weight: jax.Array
+    ) -> jax.Array:
+        if layout is None:
+            return leaf
+        factor = shape_factor(layout, consistent_rms, width_scaling)
+        return leaf + weight * jnp.asarray(factor / radius(layout), leaf.dtype)
+
     def update_fn(
         updates: optax.Updates,
         state: optax.EmptyState,
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, optax.EmptyState]:
-        leaves, treedef = jax.tree.flatten(updates)
-        layouts = matrix_layouts(updates, weight_dimension_numbers)
-        decayed = []
-        weights = jax.tree.leaves(params)
-        for leaf, weight, layout in zip(leaves, weights, layouts, strict=True):
-            if layout is not None:
-                factor = shape_factor(layout, consistent_rms, width_scaling)
-                leaf = leaf + weight * jnp.asarray(factor / radius(layout), leaf.dtype)
-            decayed.append(leaf)
-        return jax.tree.unflatten(treedef, decayed), state
+        return map_leaves(decayed, weight_dimension_numbers, updates, params), state
 
     return optax.GradientTransformation(optax.init_empty_state, update_fn)
 

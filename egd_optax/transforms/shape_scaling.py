@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.leaves.layouts import (
-    MatrixLayout,
-    WeightDimensionNumbers,
-    matrix_layouts,
-)
+from egd_optax.leaves.layouts import MatrixLayout, WeightDimensionNumbers
+from egd_optax.leaves.mapping import map_leaves
 
 
 def shape_factor(
@@ -37,6 +34,12 @@ def scale_by_shape(
     its own; leaves that are no matrices pass.
     """
 
+    def scaled(layout: MatrixLayout | None, leaf: jax.Array) -> jax.Array:
+        if layout is None:
+            return leaf
+        factor = shape_factor(layout, consistent_rms, width_scaling=True)
+        return leaf * jnp.asarray(factor, leaf.dtype)
+
     def update_fn(
         updates: optax.Updates,
         state: optax.EmptyState,
@@ -44,17 +47,6 @@ def scale_by_shape(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del params, extra_args
-        leaves, treedef = jax.tree.flatten(updates)
-        layouts = matrix_layouts(updates, weight_dimension_numbers)
-        scaled = [
-            leaf
-            if layout is None
-            else leaf
-            * jnp.asarray(
-                shape_factor(layout, consistent_rms, width_scaling=True), leaf.dtype
-            )
-            for leaf, layout in zip(leaves, layouts, strict=True)
-        ]
-        return jax.tree.unflatten(treedef, scaled), state
+        return map_leaves(scaled, weight_dimension_numbers, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

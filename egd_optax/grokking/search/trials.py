@@ -52,11 +52,18 @@ class Trial:
 
         Lower is better.
         """
-        logs = [
-            math.log(median if math.isfinite(median) else 2 * budget)
-            for median, budget in zip(self.medians, budgets, strict=True)
-        ]
-        return math.exp(sum(logs) / len(logs))
+        return score(self.medians, budgets)
+
+
+def score(medians: Sequence[float], budgets: Sequence[int]) -> float:
+    """Geometric mean of steps; what was not solved counts twice the budget."""
+    logs = [math.log(counted(*pair)) for pair in zip(medians, budgets, strict=True)]
+    return math.exp(sum(logs) / len(logs))
+
+
+def counted(median: float, budget: int) -> float:
+    """The steps, or twice the budget where the threshold was not reached."""
+    return median if math.isfinite(median) else 2 * budget
 
 
 def spread_out(dimensions: int, number: int, *, seed: int) -> np.ndarray:
