@@ -11,11 +11,12 @@ far), the best with three others; beside them the same three seeds of `egd()` an
 `egd(0.05)`, all else as it comes. The regret is the ratio of the medians of the steps
 until test accuracy first reaches the threshold.
 
-In results/regret/PROBLEM: all trials. The table: results/regret.csv.
+In results/regret/PROBLEM: all trials. The table: results/regret.csv; problems that are
+in it are not run again: remove the file first.
 """
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rich.console import Console
 from benchmarks.evidence._families import FINAL_SEEDS, SEARCH_SEEDS
 from benchmarks.evidence._regret_pages import UNTUNED
 from benchmarks.evidence._tables import crossing_text
-from benchmarks.shared import check_names, fail, report
+from benchmarks.shared import check_names, fail, read_table, report
 from egd_optax.grokking.files import prepare_folder, reserved
 from egd_optax.grokking.problems.problem import (
     Problem,
@@ -38,6 +39,7 @@ from egd_optax.grokking.problems.problem import (
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.search.progress import bar
 from egd_optax.grokking.search.search import Search
+from egd_optax.grokking.search.trials import counted
 from egd_optax.grokking.training.devices import side_by_side
 from egd_optax.grokking.training.history import Crossing
 from egd_optax.grokking.training.run import train
@@ -87,8 +89,13 @@ def main(options: Options) -> None:
     known = problems()
     check_names("regret", "problem", options.problems, known)
     chosen = options.problems[: 1 if options.quick else None]
-    table: list[dict[str, object]] = []
+    path = options.out / "regret.csv"
+    done: dict[str, Mapping[str, object]] = {}
+    if not options.quick:
+        done |= {line["problem"]: line for line in read_table(path)}
     for name in chosen:
+        if name in done:
+            continue
         problem, trials = known[name], 32 if name.startswith("transformer") else 64
         folder = options.out / ("regret-quick" if options.quick else "regret") / name
         if options.quick:
@@ -99,13 +106,13 @@ def main(options: Options) -> None:
                 searched = best_of_search(problem, trials, folder)
         except ValueError as error:
             fail("regret", str(error))
-        table.append(_line(name, problem, searched))
+        done[name] = _line(name, problem, searched)
         report(
-            table,
-            options.out / "regret.csv",
+            [done[name] for name in known if name in done],
+            path,
             quick=options.quick,
             note="steps to the threshold: median over three seeds (range); "
-            f"searched: best of {trials} trials of egd on this problem",
+            "searched: best of 64 trials of egd on this problem, transformer 32",
         )
 
 
@@ -148,11 +155,8 @@ def _line(name: str, problem: Problem, searched: np.ndarray) -> dict[str, object
 
 def _regret(first: Crossing, searched: np.ndarray, budget: int) -> str:
     """As in a search, what was not solved counts twice the budget."""
-    own, best = (
-        median if math.isfinite(median) else 2 * budget
-        for median in (first.median, float(np.median(searched)))
-    )
-    return f"{own / best:.2f}"
+    own, best = first.median, float(np.median(searched))
+    return f"{counted(own, budget) / counted(best, budget):.2f}"
 
 
 if __name__ == "__main__":
