@@ -1,3 +1,4 @@
+import csv
 import re
 from pathlib import Path
 
@@ -25,6 +26,23 @@ def test_the_table_of_the_readme_is_what_is_printed(capsys):
     ]
     exec(block, {})
     assert capsys.readouterr().out == printed
+
+
+def test_the_first_race_is_the_committed_one():
+    written = re.findall(r"^\| `([a-z-]+)` \| (\d[\d–() ]*) \| \d+ /", README, re.M)
+    folder = ROOT / "benchmarks" / "evidence" / "results" / "add97"
+    with (folder / "summary.csv").open() as file:
+        raced = {line["optimizer"]: line for line in csv.DictReader(file)}
+    expected = {}
+    for name, line in raced.items():
+        if line["first_steps_median"]:
+            middle, low, high = (
+                f"{float(line[f'first_steps_{kind}']):.0f}"
+                for kind in ("median", "low", "high")
+            )
+            span = "" if low == high else f" ({low}–{high})"
+            expected[name] = f"{middle}{span}"
+    assert dict(written) == expected
 
 
 def test_what_the_readme_links_to_exists():
