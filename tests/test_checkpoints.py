@@ -15,9 +15,9 @@ from flax import nnx
 
 from egd_optax import delayed_frobenius_penalty, egd
 from egd_optax.grokking.cli import commands as cli
+from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.settings import Settings
-from egd_optax.grokking.problems.tasks import modular_arithmetic
 from egd_optax.grokking.training.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.training.run import train
 

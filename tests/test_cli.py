@@ -58,6 +58,17 @@ def test_train_runs_one_optimizer(tmp_path, monkeypatch):
         (["race", "addition", "--optimizers", "egd", "adma"], "optimizer 'adma'"),
         (["train", "addition", "--optimizer", "adma"], "no optimizer 'adma'"),
         (["race", "division", "--modulus", "91"], "91 is divisible by 7"),
+        (["race", "group", "--group", "Q8"], "unknown group 'Q8'"),
+        (["race", "group", "--word", "yx"], "unknown word 'yx'"),
+        (["race", "group", "--group", "none.csv"], "No such file"),
+        (["race", "table"], "needs --table and a file"),
+        (["race", "table", "--table", "none.npy"], "No such file"),
+        (["race", "addition", "--corrupted-labels", "1.5"], "--corrupted-labels must"),
+        (["race", "addition", "--label-noise", "-1"], "--label-noise must lie in"),
+        (
+            ["race", "addition", "--full-batch", "--batch-size", "8"],
+            "--batch-size must not be given with --full-batch",
+        ),
         (["race", "addition", "--train-fraction", "1.5"], "got 1.5"),
         (["race", "addition", "--train-fraction", "0"], "got 0.0"),
         (["race", "parity", "--subset-size", "101"], "got 101"),
@@ -177,3 +188,26 @@ def test_compiled_programs_are_kept_unless_told_otherwise(tmp_path):
     assert {path for path in kept.iterdir() if "-cache" in path.name} <= programs
     # Nowhere to keep them is no reason to stop, or to say anything.
     assert run(tmp_path / "file").stderr == ""
+
+
+@pytest.mark.parametrize("model", ["mlp", "transformer", "one-layer-transformer"])
+def test_groups_and_tables_are_tasks_on_the_command_line(
+    model, tmp_path, monkeypatch, capsys
+):
+    shared = ["--model", model, "--width", 16, "--max-steps", 4, "--seeds", 1]
+    shared += ["--full-batch", "--optimizer", "egd-auto", "--corrupted-labels", 0.1]
+    call(
+        monkeypatch,
+        *("train", "group", "--group", "S3", "--word", "xyx^-1", *shared),
+        *("--out", tmp_path / "group"),
+    )
+    table = tmp_path / "larger.csv"
+    table.write_text("0,1,2,3\n1,1,2,3\n2,2,2,3\n3,3,3,3\n")
+    call(
+        monkeypatch,
+        *("train", "table", "--table", table, *shared, "--out", tmp_path / "table"),
+    )
+    printed = capsys.readouterr().out
+    assert "xyx⁻¹ in S3" in printed
+    assert "larger, " in printed
+    assert "all of these a step" in printed

@@ -5,7 +5,12 @@ import pytest
 from flax import nnx
 
 from egd_optax.grokking.problems.losses import cross_entropy, squared_error
-from egd_optax.grokking.problems.models import MLP, ConvNet, Transformer
+from egd_optax.grokking.problems.models import (
+    MLP,
+    ConvNet,
+    OneLayerTransformer,
+    Transformer,
+)
 
 
 @pytest.fixture
@@ -70,3 +75,32 @@ def test_losses_are_the_written_out_ones(rng):
     losses, right = squared_error(signs, labels)
     np.testing.assert_allclose(losses, (signs[:, 0] - (2 * labels - 1)) ** 2, rtol=1e-5)
     np.testing.assert_array_equal(right, (signs[:, 0] > 0) == labels)
+
+
+def test_the_one_layer_transformer_is_nandas():
+    width, heads, tokens, outputs = 8, 2, 6, 5
+    model = OneLayerTransformer(
+        tokens, outputs, width=width, heads=heads, rngs=nnx.Rngs(0)
+    )
+    x = np.array([[1, 4, 5], [0, 3, 5]])
+    weights = {
+        "/".join(map(str, path)): np.float64(leaf[...])
+        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    assert [name for name in weights if "bias" in name] == ["down/bias", "up/bias"]
+    seen = weights["tokens/embedding"][x] + weights["positions/embedding"]
+    key, query, value = (
+        np.einsum("btd,dhf->bthf", seen, weights[f"attention/{name}/kernel"])
+        for name in ("key", "query", "value")
+    )
+    scores = np.einsum("bhf,bthf->bht", query[:, -1], key) / np.sqrt(width // heads)
+    share = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    mixed = np.einsum("bht,bthf->bhf", share, value)
+    last = seen[:, -1] + np.einsum(
+        "bhf,hfd->bd", mixed, weights["attention/out/kernel"]
+    )
+    hidden = np.maximum(last @ weights["up/kernel"] + weights["up/bias"], 0)
+    last = last + hidden @ weights["down/kernel"] + weights["down/bias"]
+    np.testing.assert_allclose(
+        model(x), last @ weights["output/kernel"], rtol=1e-4, atol=1e-5
+    )

@@ -7,12 +7,14 @@ import pytest
 from flax import nnx
 
 from egd_optax import egd, inverse_time_decay, switch_on_metric
+from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.problem import modular, parity
 from egd_optax.grokking.problems.settings import Settings
-from egd_optax.grokking.problems.tasks import Task, modular_arithmetic
+from egd_optax.grokking.problems.tasks import Task
 from egd_optax.grokking.recipes import RECIPES, recipes_for
 from egd_optax.grokking.training import run as training
+from egd_optax.grokking.training.program import Examples, Program
 from egd_optax.grokking.training.run import train
 
 TASK = modular_arithmetic("addition", 7)
@@ -234,3 +236,69 @@ def test_labels_are_shuffled_at_intervals_in_the_training_part_alone():
     changes = np.abs(np.diff(loss, axis=0)) > 1e-6
     assert changes.tolist() == [[i % 2 == 1] * 2 for i in range(5)]
     assert np.ptp(history.metrics["test_loss"], axis=0).max() == 0
+
+
+def test_a_full_batch_is_every_training_example():
+    every = dataclasses.replace(SMALL, batch_size=None, max_steps=3)
+    history = train(TASK, small_net, optax.sgd(0.5), every)
+    assert history.steps_per_epoch == 1
+    same = dataclasses.replace(every, batch_size=24)
+    expected = train(TASK, small_net, optax.sgd(0.5), same).metrics
+    for name, values in history.metrics.items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+def labels_of(settings, *, seed=0, epoch=0):
+    """What an epoch's training part is given, and which examples are in it."""
+    program = Program(TASK, small_net, optax.identity(), settings, 3, 1)
+    data = Examples(jax.numpy.asarray(TASK.inputs), jax.numpy.asarray(TASK.labels))
+    member = program.begin(seed, data)
+    return np.asarray(program.as_given(member, epoch, data).labels), member.split
+
+
+def test_corrupted_labels_are_wrong_for_good_and_only_in_the_training_part():
+    settings = dataclasses.replace(SMALL, corrupted_labels=0.25)
+    labels, parts = labels_of(settings)
+    wrong = np.nonzero(labels != TASK.labels)[0]
+    assert len(wrong) == 6  # of 24
+    assert set(wrong) <= set(np.asarray(parts.train))
+    assert np.array_equal(labels, labels_of(settings, epoch=5)[0])
+    assert not np.array_equal(labels, labels_of(settings, seed=1)[0])
+    assert np.all((labels >= 0) & (labels < TASK.classes))
+    # Accuracy on the training part is that on the labels as they are given.
+    whole = dataclasses.replace(
+        SMALL, corrupted_labels=1.0, batch_size=None, max_steps=200
+    )
+    history = train(TASK, small_net, egd(), whole)
+    assert np.all(history.final("train_accuracy") == 1)
+    assert np.all(history.final() < 0.5)
+
+
+def test_label_noise_is_drawn_anew_in_each_step_with_its_probability():
+    program = Program(TASK, small_net, optax.identity(), SMALL, 3, 1)
+    labels = np.arange(7000) % 7
+    first, second = (
+        np.asarray(program.some_wrong(jax.random.key(seed), labels, 0.3))
+        for seed in (0, 1)
+    )
+    assert np.mean(first != labels) == pytest.approx(0.3, abs=0.02)
+    assert not np.array_equal(first, second)
+    others = np.bincount((first - labels)[first != labels] % 7, minlength=7)
+    assert others[0] == 0
+    assert np.all(abs(others[1:] - 350) < 100)
+
+    # With all labels wrong, the right one becomes the least likely.
+    noisy = dataclasses.replace(SMALL, label_noise=1.0, max_steps=300)
+    history = train(TASK, small_net, optax.adam(0.01), noisy)
+    assert np.all(history.final("train_accuracy") < 0.1)
+
+
+@pytest.mark.parametrize("name", ["corrupted_labels", "label_noise"])
+def test_shares_of_wrong_labels_are_checked_and_told(name):
+    for share in -0.1, 1.5, float("nan"):
+        settings = dataclasses.replace(SMALL, **{name: share})
+        with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\], got"):
+            train(TASK, small_net, optax.sgd(0.5), settings)
+    # Files of before they could be asked for stay those of the same run.
+    assert name not in SMALL.described()
+    assert dataclasses.replace(SMALL, **{name: 0.5}).described()[name] == 0.5

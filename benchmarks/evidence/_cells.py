@@ -123,7 +123,7 @@ def _question(recipe: str, problem: Problem) -> dict[str, Any]:
     question = {
         "task": problem.task.name,
         "model": problem.model_name,
-        "settings": dataclasses.asdict(problem.settings),
+        "settings": problem.settings.described(),
         "recipe": dict(RECIPES[recipe].settings[problem.family]),
         "learning_rate": problem.learning_rate,
         "weight_decay": problem.weight_decay,

@@ -61,8 +61,9 @@ FAMILIES = {
             modular("multiplication", 83, model="transformer"),
             modular("division", 83, model="transformer"),
         ),
-        trials=32,
-        refined=32,
+        # As many as nets have would take two cores a night.
+        trials=16,
+        refined=16,
     ),
 }
 

@@ -27,9 +27,9 @@ import optax
 from flax import nnx
 
 from egd_optax import egd, inverse_time_decay
+from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.settings import Settings
-from egd_optax.grokking.problems.tasks import modular_arithmetic
 from egd_optax.grokking.training.run import train
 
 # %% [markdown]

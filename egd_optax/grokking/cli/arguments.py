@@ -15,8 +15,10 @@ from egd_optax.grokking.problems.problem import (
     Model,
     Problem,
     check_memory,
+    from_table,
     mnist_1k,
     modular,
+    on_group,
     parity,
     with_settings,
 )
@@ -31,11 +33,22 @@ class Experiment(abc.ABC):
     """What all commands take. What is None takes the task's own setting."""
 
     task: tyro.conf.Positional[str]
-    """addition, subtraction, multiplication or division, parity, or mnist."""
+    """What is to be learned: an operation mod p (addition, subtraction, multiplication,
+    division, division-by-odd, squares, quadratic, quadratic-linear, cubic,
+    cubic-linear), one on a group, one from a table, parity, or mnist."""
     modulus: int = 97
     """p of a ∘ b mod p; a prime for division."""
+    group: str = "S5"
+    """Of the task group: C97, D48, S5, A5 and the like, or a .csv or .npy file with its
+    multiplication table."""
+    word: str = "xy"
+    """What is asked of two elements of a group: xy, xyx, or xyx^-1."""
+    table: Path | None = None
+    """Of the task table: a .csv or .npy file with a ∘ b in row a and column b, from 0
+    on; below 0 where there is none."""
     model: Model = "mlp"
-    """For modular arithmetic: the two-layer net or the transformer."""
+    """Of operations: the two-layer net, a transformer of two blocks, or one of a single
+    block without LayerNorm."""
     bits: int = 100
     """Number of bits of a parity's input."""
     subset_size: int = 3
@@ -50,6 +63,12 @@ class Experiment(abc.ABC):
     """Budget of updates for each optimizer and seed."""
     batch_size: int | None = None
     """Examples a step."""
+    full_batch: bool = False
+    """All training examples in each step."""
+    corrupted_labels: float = 0.0
+    """Share of the training examples whose labels are wrong, from 0 to 1."""
+    label_noise: float = 0.0
+    """Probability that a label is a wrong one, drawn anew in each step."""
     train_fraction: float | None = None
     """Share of all examples that is trained on."""
     threshold: float | None = None
@@ -163,6 +182,8 @@ def prepare(command: Experiment) -> Prepared:
         "train_fraction": command.train_fraction,
         "threshold": command.threshold,
         "epochs_per_evaluation": command.epochs_per_evaluation,
+        "corrupted_labels": command.corrupted_labels,
+        "label_noise": command.label_noise,
     }
     if isinstance(command, Training):
         changes["patience"] = command.patience
@@ -171,6 +192,13 @@ def prepare(command: Experiment) -> Prepared:
         changes["validation_fraction"] = command.validation_fraction
     changes = {name: value for name, value in changes.items() if value is not None}
     problem = with_settings(problem, **changes)
+    if command.full_batch:
+        if command.batch_size is not None:
+            raise ValueError(
+                f"batch_size must not be given with --full-batch, got "
+                f"{command.batch_size}"
+            )
+        problem = with_settings(problem, batch_size=None)
 
     found = SettingsFile()
     if isinstance(command, Race) and command.settings is not None:
@@ -235,9 +263,14 @@ def _problem(command: Experiment) -> Problem:
         raise ValueError(
             f"unknown task {command.task!r}: choose one of {', '.join(TASKS)}"
         )
-    return modular(
-        command.task, command.modulus, model=command.model, width=command.width
-    )
+    kind: dict[str, Any] = {"model": command.model, "width": command.width}
+    if command.task == "group":
+        return on_group(command.group, command.word, **kind)
+    if command.task == "table":
+        if command.table is None:
+            raise ValueError("the task table needs --table and a file, got none")
+        return from_table(command.table, **kind)
+    return modular(command.task, command.modulus, **kind)
 
 
 def _check_checkpointing(command: Train) -> None:

@@ -116,11 +116,13 @@ def _run(
     console = Console()
     problem, settings = prepared.problem, prepared.problem.settings
     trained_on = settings.train_fraction * (1 - settings.validation_fraction)
+    size = settings.batch_size
+    batches = "all of these a step" if size is None else f"batches of {size}"
     console.print(
         f"[bold]{problem.task.name}[/], {problem.model_name}, "
-        f"{trained_on:.0%} of all examples,\nbatches of "
-        f"{settings.batch_size}, {seeds_in_words(len(settings.seeds))}, up to "
-        f"{settings.max_steps} steps, on {jax.devices()[0].device_kind}"
+        f"{trained_on:.0%} of all examples,\n{batches}, "
+        f"{seeds_in_words(len(settings.seeds))}, up to {settings.max_steps} steps, on "
+        f"{jax.devices()[0].device_kind}"
     )
     config = _config(command)
     if isinstance(command, Tune):

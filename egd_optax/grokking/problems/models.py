@@ -196,6 +196,58 @@ class _Block(nnx.Module):
         return self.down(nnx.gelu(self.up(self.mlp_norm(x))))
 
 
+class OneLayerTransformer(nnx.Module):
+    """One block without LayerNorm: causal self-attention and a ReLU layer.
+
+    Learned positions, no biases but those of the ReLU layer of four times the width,
+    weights from N(0, 1 / width), those of the output from N(0, 1 / outputs).
+
+    Args:
+      vocabulary: number of tokens.
+      outputs: number of classes.
+      length: number of tokens in an input.
+      width: features of a token.
+      heads: attention heads.
+      rngs: random streams of the initialization.
+
+    Source: Nanda et al., *Progress measures for grokking via mechanistic
+    interpretability*, arXiv 2301.05217.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        outputs: int,
+        *,
+        length: int = 3,
+        width: int = 128,
+        heads: int = 4,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.normal(width**-0.5)
+        self.tokens = nnx.Embed(vocabulary, width, embedding_init=init, rngs=rngs)
+        self.positions = nnx.Embed(length, width, embedding_init=init, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(
+            heads, width, use_bias=False, kernel_init=init, decode=False, rngs=rngs
+        )
+        self.up = nnx.Linear(width, 4 * width, kernel_init=init, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, kernel_init=init, rngs=rngs)
+        self.output = nnx.Linear(
+            width,
+            outputs,
+            use_bias=False,
+            kernel_init=nnx.initializers.normal(outputs**-0.5),
+            rngs=rngs,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Logits ``(batch, outputs)`` of tokens ``(batch, length)``."""
+        x = self.tokens(x) + self.positions(jnp.arange(x.shape[-1]))
+        # Nothing reads what the block makes of the tokens before the last.
+        x = x[:, -1] + self.attention(x[:, -1:], x)[:, 0]
+        return self.output(x + self.down(nnx.relu(self.up(x))))
+
+
 def _uniform(limit: float) -> Initializer:
     def init(
         key: jax.Array, shape: Any, dtype: Any = None, out_sharding: Any = None

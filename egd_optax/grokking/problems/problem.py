@@ -3,25 +3,36 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from flax import nnx
 
-from egd_optax.grokking.problems.models import MLP, Transformer, TwoLayerNet
-from egd_optax.grokking.problems.settings import Settings
-from egd_optax.grokking.problems.tasks import (
+from egd_optax.grokking.problems.arithmetic import (
     OPERATIONS,
-    Task,
-    check_entries,
-    check_range,
-    mnist,
+    Function,
     modular_arithmetic,
-    sparse_parity,
 )
+from egd_optax.grokking.problems.digits import mnist
+from egd_optax.grokking.problems.groups import group
+from egd_optax.grokking.problems.models import (
+    MLP,
+    OneLayerTransformer,
+    Transformer,
+    TwoLayerNet,
+)
+from egd_optax.grokking.problems.operations import (
+    Encoding,
+    binary_operation,
+    read_table,
+)
+from egd_optax.grokking.problems.parities import sparse_parity
+from egd_optax.grokking.problems.settings import Settings
+from egd_optax.grokking.problems.tasks import Task, check_entries, check_range
 
 Family = Literal["modular", "parity", "transformer", "mnist"]
-Model = Literal["mlp", "transformer"]
+Model = Literal["mlp", "transformer", "one-layer-transformer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,58 +55,104 @@ def with_settings(problem: Problem, **changes: Any) -> Problem:
     return dataclasses.replace(problem, settings=settings)
 
 
-TASKS = (*OPERATIONS, "parity", "mnist")
+TASKS = (*OPERATIONS, "group", "table", "parity", "mnist")
 
 # Width, learning rate and L2 of the two-layer net for parities of 2, 3 and 4 bits.
 _PARITY = {2: (50, 0.01, 1e-3), 3: (100, 0.0416239, 1e-2), 4: (100, 0.0230841, 1e-2)}
 
 
 def modular(
-    operation: str, modulus: int, *, model: Model = "mlp", width: int | None = None
+    operation: str | Function,
+    modulus: int,
+    *,
+    model: Model = "mlp",
+    width: int | None = None,
 ) -> Problem:
     """Modular arithmetic: half of all pairs, batches of 512.
 
     Args:
-      operation: addition, subtraction, multiplication or division.
+      operation: as in
+        :func:`~egd_optax.grokking.problems.arithmetic.modular_arithmetic`.
       modulus: p.
       model: ``"mlp"``, the two-layer net of Saheb Pasand and Dohmatob (arXiv
         2510.04930) on one-hots; ``"transformer"``, that of Lee et al. (arXiv
-        2405.20233) on tokens.
-      width: hidden units of the net (512), features of the transformer (128).
+        2405.20233) on tokens; ``"one-layer-transformer"``, that of Nanda et al. (arXiv
+        2301.05217).
+      width: hidden units of the net (512), features of a transformer (128).
 
     Raises:
-      ValueError: as :func:`~egd_optax.grokking.problems.tasks.modular_arithmetic`,
-        or an unknown model.
+      ValueError: as the task, or an unknown model.
     """
-    settings = Settings(max_steps=1500)
+    return _on_pairs(
+        modular_arithmetic(operation, modulus, encoding=_encoding(model)), model, width
+    )
+
+
+def on_group(
+    name: str, word: str = "xy", *, model: Model = "mlp", width: int | None = None
+) -> Problem:
+    """The same for a group: :func:`~egd_optax.grokking.problems.groups.group`."""
+    return _on_pairs(group(name, word, encoding=_encoding(model)), model, width)
+
+
+def from_table(
+    path: Path, *, model: Model = "mlp", width: int | None = None
+) -> Problem:
+    """The same for any operation, from a file with its table:
+    :func:`~egd_optax.grokking.problems.operations.read_table`.
+    """
+    task = binary_operation(path.stem, read_table(path), encoding=_encoding(model))
+    return _on_pairs(task, model, width)
+
+
+_ENCODINGS: dict[str, Encoding] = {
+    "mlp": "one-hot",
+    "transformer": "tokens",
+    "one-layer-transformer": "three-tokens",
+}
+
+
+def _encoding(model: str) -> Encoding:
+    if model not in _ENCODINGS:
+        raise ValueError(
+            f"unknown model {model!r}: choose one of {', '.join(_ENCODINGS)}"
+        )
+    return _ENCODINGS[model]
+
+
+def _on_pairs(task: Task, model: str, width: int | None) -> Problem:
+    assert task.symbols is not None
+    symbols, settings = task.symbols, Settings(max_steps=1500)
     if model == "mlp":
-        task = modular_arithmetic(operation, modulus)
         hidden = 512 if width is None else _checked_width(width)
         return Problem(
             task,
             "modular",
-            lambda rngs: TwoLayerNet(2 * modulus, modulus, width=hidden, rngs=rngs),
+            lambda rngs: TwoLayerNet(
+                2 * symbols, task.classes, width=hidden, rngs=rngs
+            ),
             f"two-layer net of width {hidden}",
             settings,
             learning_rate=0.7,
             weight_decay=1e-4,
         )
-    if model != "transformer":
-        raise ValueError(f"unknown model {model!r}: choose mlp or transformer")
-    task = modular_arithmetic(operation, modulus, encoding="tokens")
     features = 128 if width is None else _checked_width(width)
     if features % _HEADS:
         raise ValueError(
             f"width must be a multiple of the transformer's {_HEADS} heads, got "
             f"{features}"
         )
+    signs, kind = 2, "transformer"
+    make: Callable[..., nnx.Module] = Transformer
+    if model != "transformer":
+        signs, kind, make = 1, "one-layer transformer", OneLayerTransformer
     return Problem(
         task,
         "transformer",
-        lambda rngs: Transformer(
-            modulus + 2, modulus, width=features, heads=_HEADS, rngs=rngs
+        lambda rngs: make(
+            symbols + signs, task.classes, width=features, heads=_HEADS, rngs=rngs
         ),
-        f"transformer of width {features}",
+        f"{kind} of width {features}",
         settings,
         learning_rate=1e-3,
         weight_decay=0.0,

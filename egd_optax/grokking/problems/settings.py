@@ -1,6 +1,7 @@
 """What a run is made of, apart from task, model and optimizer."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -15,8 +16,9 @@ class Settings:
     """Each seed moves the initialization, the split and the order of batches."""
     max_steps: int = 1500
     """Budget of updates; the run ends with the last whole epoch within it."""
-    batch_size: int = 512
-    """Examples a step; what is left over at the end of an epoch is dropped."""
+    batch_size: int | None = 512
+    """Examples a step; what is left over at the end of an epoch is dropped. None: all
+    of the training part, so that an epoch is a step."""
     train_fraction: float = 0.5
     """Share of all examples that is taken for training."""
     validation_fraction: float = 0.0
@@ -30,19 +32,39 @@ class Settings:
     """Epochs between two evaluations."""
     relabel_every: int | None = None
     """Epochs after which the training part's labels are shuffled anew; None: never."""
+    corrupted_labels: float = 0.0
+    """Share of the training part whose labels are wrong, the same for the whole run;
+    accuracy on the training part is that on the labels as they are given."""
+    label_noise: float = 0.0
+    """Probability that a label is another one, drawn anew at each step."""
+
+    def described(self) -> dict[str, Any]:
+        """By name, for files that say what a result depends on.
+
+        Wrong labels are left out where there are none: files that were written before
+        they could be asked for are still those of the same run.
+        """
+        every = dataclasses.asdict(self)
+        wrong = {"corrupted_labels", "label_noise"}
+        return {name: x for name, x in every.items() if x or name not in wrong}
 
 
 def check_settings(task: Task, settings: Settings) -> None:
     """Raises ValueError, in one line, for settings that :func:`train` cannot take."""
     if not settings.seeds:
         raise ValueError("a run needs at least one seed, got none")
-    for name in ("max_steps", "batch_size", "epochs_per_evaluation"):
+    for name in ("max_steps", "epochs_per_evaluation"):
         check_range(name, getattr(settings, name))
-    for name in ("patience", "relabel_every"):
+    for name in ("batch_size", "patience", "relabel_every"):
         if getattr(settings, name) is not None:
             check_range(name, getattr(settings, name))
     if not 0 < settings.threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], got {settings.threshold}")
+    for name in ("corrupted_labels", "label_noise"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(
+                f"{name} must lie in [0, 1], got {getattr(settings, name)}"
+            )
     per_epoch = steps_per_epoch(task, settings)
     if not per_epoch:
         raise ValueError(
@@ -61,7 +83,14 @@ def check_settings(task: Task, settings: Settings) -> None:
 
 def steps_per_epoch(task: Task, settings: Settings) -> int:
     """Whole batches in the training part."""
-    return _train_size(task, settings) // settings.batch_size
+    return _train_size(task, settings) // batch_size(task, settings)
+
+
+def batch_size(task: Task, settings: Settings) -> int:
+    """Examples a step."""
+    if settings.batch_size is None:
+        return _train_size(task, settings)
+    return settings.batch_size
 
 
 def _train_size(task: Task, settings: Settings) -> int:

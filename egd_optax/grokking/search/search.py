@@ -68,7 +68,7 @@ class Search:
                     "model": problem.model_name,
                     # Names do not tell all, such as which bits of a parity count.
                     "examples": _digest(problem),
-                    **dataclasses.asdict(problem.settings),
+                    **problem.settings.described(),
                 }
                 for problem in self.problems
             ],

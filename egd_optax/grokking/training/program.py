@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 
 from egd_optax.grokking.problems.losses import LOSSES
-from egd_optax.grokking.problems.settings import Settings, split_for
+from egd_optax.grokking.problems.settings import Settings, batch_size, split_for
 from egd_optax.grokking.problems.tasks import Split, Task
 
 
@@ -82,21 +82,28 @@ class Program:
         member = lax.fori_loop(
             first, after, lambda i, member: self.epoch(member, i, data), member
         )
-        data = self.relabelled(member, after - 1, data)
+        data = self.as_given(member, after - 1, data)
         metrics = self.evaluate(member.params, member.split, data)
         return member._replace(metrics=metrics)
 
     def epoch(self, member: Member, number: jax.Array, data: Examples) -> Member:
-        shape = self.steps_per_epoch, self.settings.batch_size
+        shape = self.steps_per_epoch, batch_size(self.task, self.settings)
         key = jax.random.fold_in(member.key, number)
         order = jax.random.permutation(key, member.split.train)
-        data = self.relabelled(member, number, data)
+        data = self.as_given(member, number, data)
         # What a recipe may watch: all but the test part.
         watched = {k: v for k, v in member.metrics.items() if not k.startswith("test")}
 
-        def step(carry: Any, batch: jax.Array) -> tuple[Any, None]:
-            params, opt_state = carry
-            grads, _ = jax.grad(self.measure, has_aux=True)(params, batch, data)
+        def step(carry: Any, seen: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            (params, opt_state), (batch, place) = carry, seen
+            labels = data.labels[batch]
+            if self.settings.label_noise:
+                # The epoch's key has drawn the order.
+                draw = jax.random.fold_in(jax.random.fold_in(key, 1), place)
+                labels = self.some_wrong(draw, labels, self.settings.label_noise)
+            grads, _ = jax.grad(self.judge, has_aux=True)(
+                params, data.inputs[batch], labels
+            )
             updates, opt_state = self.optimizer.update(
                 grads, opt_state, params, **watched
             )
@@ -105,19 +112,32 @@ class Program:
         (params, opt_state), _ = lax.scan(
             step,
             (member.params, member.opt_state),
-            order[: math.prod(shape)].reshape(shape),
+            (order[: math.prod(shape)].reshape(shape), jnp.arange(shape[0])),
         )
         return member._replace(params=params, opt_state=opt_state)
 
-    def relabelled(self, member: Member, number: jax.Array, data: Examples) -> Examples:
-        if self.settings.relabel_every is None:
-            return data
-        train = member.split.train
-        # A stream of its own, apart from that of the epochs.
-        key = jax.random.fold_in(member.key, 2**31)
-        key = jax.random.fold_in(key, number // self.settings.relabel_every)
-        shuffled = data.labels[jax.random.permutation(key, train)]
-        return data._replace(labels=data.labels.at[train].set(shuffled))
+    def as_given(self, member: Member, number: jax.Array, data: Examples) -> Examples:
+        """The labels as an epoch's training part has them."""
+        labels, train = data.labels, member.split.train
+        # Streams of their own, apart from those of the epochs.
+        if self.settings.corrupted_labels:
+            # The part is in random order.
+            wrong = train[: round(self.settings.corrupted_labels * len(train))]
+            key = jax.random.fold_in(member.key, 2**31 + 1)
+            labels = labels.at[wrong].set(self.some_wrong(key, labels[wrong], 1.0))
+        if self.settings.relabel_every is not None:
+            key = jax.random.fold_in(member.key, 2**31)
+            key = jax.random.fold_in(key, number // self.settings.relabel_every)
+            shuffled = labels[jax.random.permutation(key, train)]
+            labels = labels.at[train].set(shuffled)
+        return data._replace(labels=labels)
+
+    def some_wrong(self, key: jax.Array, labels: jax.Array, share: float) -> jax.Array:
+        """Each label another one with this probability, all others as likely."""
+        which, by = jax.random.split(key)
+        wrong = jax.random.bernoulli(which, share, labels.shape)
+        shift = jax.random.randint(by, labels.shape, 1, self.task.classes)
+        return jnp.where(wrong, (labels + shift) % self.task.classes, labels)
 
     def evaluate(
         self, params: Any, parts: Split, data: Examples
@@ -133,8 +153,13 @@ class Program:
         self, params: Any, indices: jax.Array, data: Examples
     ) -> tuple[jax.Array, jax.Array]:
         """Mean loss and accuracy over some examples."""
-        labels = data.labels[indices]
-        outputs = nnx.merge(self.graphdef, params)(data.inputs[indices])
+        return self.judge(params, data.inputs[indices], data.labels[indices])
+
+    def judge(
+        self, params: Any, inputs: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy of what the model makes of inputs."""
+        outputs = nnx.merge(self.graphdef, params)(inputs)
         losses, right = LOSSES[self.task.loss](outputs, labels)
         return jnp.mean(losses), jnp.mean(right, dtype=jnp.float32)
 
