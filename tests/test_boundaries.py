@@ -61,6 +61,7 @@ WORKBENCH_KNOWS = {
     "dimensions": set(),
     "spaces": {"dimensions", "methods"},
     "recipes": {"problems", "methods", "spaces"},
+    "measures": {"problems", "training"},
     "search": {
         *("problems", "training", "recipes", "spaces", "figures", "files"),
         *("differences", "tables"),
@@ -73,6 +74,7 @@ WORKBENCH_KNOWS = {
         "training",
         "recipes",
         "search",
+        "measures",
         "figures",
         "summary",
         "tracking",

@@ -59,6 +59,8 @@ def test_train_runs_one_optimizer(tmp_path, monkeypatch):
         (["train", "addition", "--optimizer", "adma"], "no optimizer 'adma'"),
         (["race", "division", "--modulus", "91"], "91 is divisible by 7"),
         (["race", "group", "--group", "Q8"], "unknown group 'Q8'"),
+        (["train", "addition", "--measures", "norm"], "unknown measure 'norm'"),
+        (["train", "mnist", "--measures", "progress"], "needs a task on a group"),
         (["race", "group", "--word", "yx"], "unknown word 'yx'"),
         (["race", "group", "--group", "none.csv"], "No such file"),
         (["race", "table"], "needs --table and a file"),
@@ -199,8 +201,11 @@ def test_groups_and_tables_are_tasks_on_the_command_line(
     call(
         monkeypatch,
         *("train", "group", "--group", "S3", "--word", "xyx^-1", *shared),
-        *("--out", tmp_path / "group"),
+        *("--out", tmp_path / "group", "--measures", "distance", "fourier-share"),
     )
+    line = json.loads((tmp_path / "group/history.jsonl").read_text().split("\n")[-2])
+    assert line["distance"][0] > 0
+    assert 0 < line["fourier-share/five"][0] <= 1
     table = tmp_path / "larger.csv"
     table.write_text("0,1,2,3\n1,1,2,3\n2,2,2,3\n3,3,3,3\n")
     call(

@@ -5,12 +5,8 @@ import pytest
 from flax import nnx
 
 from egd_optax.grokking.problems.losses import cross_entropy, squared_error
-from egd_optax.grokking.problems.models import (
-    MLP,
-    ConvNet,
-    OneLayerTransformer,
-    Transformer,
-)
+from egd_optax.grokking.problems.models import MLP, ConvNet
+from egd_optax.grokking.problems.transformers import OneLayerTransformer, Transformer
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import tyro
 
 from egd_optax.grokking.cli.settings_file import SettingsFile, read_settings
 from egd_optax.grokking.files import prepare_folder
+from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.problem import (
     TASKS,
     Model,
@@ -26,6 +27,7 @@ from egd_optax.grokking.problems.settings import check_settings
 from egd_optax.grokking.problems.tasks import check_range
 from egd_optax.grokking.recipes import RECIPES, SHOWN, TUNED, recipes_for
 from egd_optax.grokking.tracking import check_trackers
+from egd_optax.grokking.training.run import check_measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,9 @@ class Training(Experiment):
     threshold."""
     track: tuple[str, ...] = ()
     """Writers besides history.jsonl: tensorboard, wandb (offline)."""
+    measures: tuple[str, ...] = ()
+    """Evaluated beside accuracy: weight-norm, distance, effective-rank,
+    condition-number, alignment, dead-units, fourier-share, progress."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +216,13 @@ def prepare(command: Experiment) -> Prepared:
         check_trackers(command.track)
     check_settings(problem.task, problem.settings)
     check_memory(problem)
+    if isinstance(command, Training) and command.measures:
+        check_measures(
+            problem.task,
+            problem.make_model,
+            problem.settings,
+            measures(command.measures),
+        )
     for name in found.settings:
         prepared.optimizer(name)  # numbers that it does not take
     prepare_folder(command.out)

@@ -28,6 +28,7 @@ from egd_optax.grokking.cli.compiled import keep_compiled
 from egd_optax.grokking.cli.tune import search_of, tune
 from egd_optax.grokking.cli.usage import in_flags, parse
 from egd_optax.grokking.files import in_one_line, replacing, reserved
+from egd_optax.grokking.measures import measures
 from egd_optax.grokking.recipes import baseline
 from egd_optax.grokking.search.ledger import LedgerError
 from egd_optax.grokking.summary import seeds_in_words, summary_csv, summary_table
@@ -191,6 +192,7 @@ def _train(
                     settings,
                     report=report,
                     checkpoints=checkpoints,
+                    measures=measures(command.measures),
                 )
             progress.remove_task(bar)
             console.print(f"{name:<18} {_accuracy(history)}  {_time(history)}")

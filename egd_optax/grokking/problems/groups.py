@@ -117,9 +117,9 @@ def check_group(table: np.ndarray, name: str) -> None:
             f"{name} is no group: no element leaves all others as they are"
         )
     for a in range(n):
-        wrong = np.argwhere(table[table[a]] != table[a][table])
-        if wrong.size:
-            b, c = wrong[0]
+        broken = np.argwhere(table[table[a]] != table[a][table])
+        if broken.size:
+            b, c = broken[0]
             raise ValueError(
                 f"{name} is no group: ({a} ∘ {b}) ∘ {c} is not {a} ∘ ({b} ∘ {c})"
             )

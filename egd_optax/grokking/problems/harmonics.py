@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from egd_optax.grokking.problems.tasks import Task
-
 
 class Harmonics(NamedTuple):
     """An orthonormal basis of the functions on n elements, sorted into components.
@@ -20,8 +18,8 @@ class Harmonics(NamedTuple):
     component: np.ndarray  # (n,), int: of each column
 
 
-def harmonics(task: Task) -> Harmonics:
-    r"""The harmonics of the group behind a task.
+def harmonics(translations: np.ndarray) -> Harmonics:
+    r"""The harmonics of a group that acts on n elements.
 
     The sums over the group's conjugacy classes commute with all translations, so that
     irreducible representations are their common eigenspaces. One weighted sum with
@@ -30,10 +28,8 @@ def harmonics(task: Task) -> Harmonics:
     .. math:: M = \sum_C w_C \sum_{u \in C} (P_u + P_u^T) / 2
 
     Args:
-      task: a binary operation whose ``translations`` are known.
-
-    Raises:
-      ValueError: they are not.
+      translations: the permutations by which it acts, ``(elements of the group, n)``,
+        as a task has them.
 
     Source: Diaconis, *Group Representations in Probability and Statistics* (1988), for
     the fact; for networks Chughtai et al., arXiv 2302.03025.
@@ -42,16 +38,15 @@ def harmonics(task: Task) -> Harmonics:
       >>> import numpy as np
       >>> from egd_optax.grokking.problems.arithmetic import modular_arithmetic
       >>> from egd_optax.grokking.problems.harmonics import harmonics
-      >>> basis, component = harmonics(modular_arithmetic("addition", 5))
+      >>> task = modular_arithmetic("addition", 5)
+      >>> basis, component = harmonics(task.translations())
       >>> print(component)
       [0 1 1 2 2]
       >>> first_wave = np.cos(2 * np.pi * np.arange(5) / 5)
       >>> print(bool(np.abs(first_wave @ basis)[component != 1].max() < 1e-12))
       True
     """
-    if task.translations is None:
-        raise ValueError(f"{task.name} has no group: its Fourier measures are none")
-    moves = task.translations()
+    moves = translations
     n = moves.shape[1]
     # The same for every run: what differs between two draws is rounding alone.
     draw = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Flax models for the grokking tasks."""
+"""Flax models for the grokking tasks: dense and convolutional nets."""
 
 import itertools
 from collections.abc import Sequence
@@ -50,6 +50,15 @@ class TwoLayerNet(nnx.Module):
         """Outputs ``(..., outputs)`` of inputs ``(..., inputs)``."""
         return self.output(nnx.relu(self.hidden(x)))
 
+    def pre_activations(self, x: jax.Array) -> list[jax.Array]:
+        """What comes into the hidden units of each layer, ``(..., units)``."""
+        return [self.hidden(x)]
+
+    def embeddings(self, symbols: int) -> list[jax.Array]:
+        """What one-hots of two symbols side by side become, ``(symbols, units)``."""
+        kernel = self.hidden.kernel[...]
+        return [kernel[:symbols], kernel[symbols : 2 * symbols]]
+
 
 class MLP(nnx.Module):
     """ReLU network whose parameters start ``init_scale`` times larger than usual.
@@ -87,6 +96,13 @@ class MLP(nnx.Module):
             x = nnx.relu(layer(x))
         return output(x)
 
+    def pre_activations(self, x: jax.Array) -> list[jax.Array]:
+        """What comes into the hidden units of each layer, ``(..., units)``."""
+        found: list[jax.Array] = []
+        for layer in [*self.layers][:-1]:
+            found.append(layer(nnx.relu(found[-1]) if found else x))
+        return found
+
 
 class ConvNet(nnx.Module):
     """Three 3 × 3 convolutions, the last two with stride 2, and a dense layer.
@@ -122,130 +138,6 @@ class ConvNet(nnx.Module):
         for convolution in self.convolutions:
             x = nnx.relu(convolution(x))
         return self.output(x.reshape(len(x), -1))
-
-
-class Transformer(nnx.Module):
-    """Decoder-only transformer that answers at the last token.
-
-    Learned positions; in each block, causal self-attention and a GELU layer of four
-    times the width, both behind a LayerNorm and a residual connection; a LayerNorm
-    and an unbiased linear layer at the end.
-
-    Args:
-      vocabulary: number of tokens.
-      outputs: number of classes.
-      length: number of tokens in an input.
-      width: features of a token.
-      blocks: number of blocks.
-      heads: attention heads of a block.
-      rngs: random streams of the initialization.
-
-    Source: Power et al., *Grokking*, arXiv 2201.02177, with the sizes of Lee et al.,
-    *Grokfast*, arXiv 2405.20233.
-    """
-
-    def __init__(
-        self,
-        vocabulary: int,
-        outputs: int,
-        *,
-        length: int = 4,
-        width: int = 128,
-        blocks: int = 2,
-        heads: int = 4,
-        rngs: nnx.Rngs,
-    ):
-        self.tokens = nnx.Embed(vocabulary, width, rngs=rngs)
-        self.positions = nnx.Embed(length, width, rngs=rngs)
-        self.blocks = nnx.List(_Block(width, heads, rngs=rngs) for _ in range(blocks))
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.output = nnx.Linear(width, outputs, use_bias=False, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits ``(batch, outputs)`` of tokens ``(batch, length)``."""
-        mask = nnx.make_causal_mask(x)
-        x = self.tokens(x) + self.positions(jnp.arange(x.shape[-1]))
-        *others, last = self.blocks
-        for block in others:
-            x = block(x, mask)
-        return self.output(self.norm(last.at_the_end(x)))
-
-
-class _Block(nnx.Module):
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
-        self.attention_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
-        self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.down = nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        x = x + self.attention(self.attention_norm(x), mask=mask)
-        return x + self._mlp(x)
-
-    def at_the_end(self, x: jax.Array) -> jax.Array:
-        """The last token of what the block makes, ``(batch, width)``.
-
-        A third of the transformer's work is for tokens that nothing reads.
-        """
-        seen = self.attention_norm(x)
-        x = x[:, -1:] + self.attention(seen[:, -1:], seen)
-        return (x + self._mlp(x))[:, 0]
-
-    def _mlp(self, x: jax.Array) -> jax.Array:
-        return self.down(nnx.gelu(self.up(self.mlp_norm(x))))
-
-
-class OneLayerTransformer(nnx.Module):
-    """One block without LayerNorm: causal self-attention and a ReLU layer.
-
-    Learned positions, no biases but those of the ReLU layer of four times the width,
-    weights from N(0, 1 / width), those of the output from N(0, 1 / outputs).
-
-    Args:
-      vocabulary: number of tokens.
-      outputs: number of classes.
-      length: number of tokens in an input.
-      width: features of a token.
-      heads: attention heads.
-      rngs: random streams of the initialization.
-
-    Source: Nanda et al., *Progress measures for grokking via mechanistic
-    interpretability*, arXiv 2301.05217.
-    """
-
-    def __init__(
-        self,
-        vocabulary: int,
-        outputs: int,
-        *,
-        length: int = 3,
-        width: int = 128,
-        heads: int = 4,
-        rngs: nnx.Rngs,
-    ):
-        init = nnx.initializers.normal(width**-0.5)
-        self.tokens = nnx.Embed(vocabulary, width, embedding_init=init, rngs=rngs)
-        self.positions = nnx.Embed(length, width, embedding_init=init, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(
-            heads, width, use_bias=False, kernel_init=init, decode=False, rngs=rngs
-        )
-        self.up = nnx.Linear(width, 4 * width, kernel_init=init, rngs=rngs)
-        self.down = nnx.Linear(4 * width, width, kernel_init=init, rngs=rngs)
-        self.output = nnx.Linear(
-            width,
-            outputs,
-            use_bias=False,
-            kernel_init=nnx.initializers.normal(outputs**-0.5),
-            rngs=rngs,
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits ``(batch, outputs)`` of tokens ``(batch, length)``."""
-        x = self.tokens(x) + self.positions(jnp.arange(x.shape[-1]))
-        # Nothing reads what the block makes of the tokens before the last.
-        x = x[:, -1] + self.attention(x[:, -1:], x)[:, 0]
-        return self.output(x + self.down(nnx.relu(self.up(x))))
 
 
 def _uniform(limit: float) -> Initializer:

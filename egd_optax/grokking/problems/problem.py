@@ -16,12 +16,7 @@ from egd_optax.grokking.problems.arithmetic import (
 )
 from egd_optax.grokking.problems.digits import mnist
 from egd_optax.grokking.problems.groups import group
-from egd_optax.grokking.problems.models import (
-    MLP,
-    OneLayerTransformer,
-    Transformer,
-    TwoLayerNet,
-)
+from egd_optax.grokking.problems.models import MLP, TwoLayerNet
 from egd_optax.grokking.problems.operations import (
     Encoding,
     binary_operation,
@@ -30,6 +25,7 @@ from egd_optax.grokking.problems.operations import (
 from egd_optax.grokking.problems.parities import sparse_parity
 from egd_optax.grokking.problems.settings import Settings
 from egd_optax.grokking.problems.tasks import Task, check_entries, check_range
+from egd_optax.grokking.problems.transformers import OneLayerTransformer, Transformer
 
 Family = Literal["modular", "parity", "transformer", "mnist"]
 Model = Literal["mlp", "transformer", "one-layer-transformer"]

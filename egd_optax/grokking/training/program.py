@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from jax import lax
 from egd_optax.grokking.problems.losses import LOSSES
 from egd_optax.grokking.problems.settings import Settings, batch_size, split_for
 from egd_optax.grokking.problems.tasks import Split, Task
+from egd_optax.grokking.training.snapshots import Measure, Snapshot
 
 
 class Examples(NamedTuple):
@@ -32,6 +33,7 @@ class Member(NamedTuple):
     params: Any
     opt_state: optax.OptState
     metrics: dict[str, jax.Array]  # of the last evaluation; zeros before the first
+    initial: Any = None  # parameters at the start, where there are measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +46,22 @@ class Program:
     settings: Settings
     steps_per_epoch: int
     chunk: int  # most evaluations of one call of advance
+    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
 
     def begin(self, seed: jax.Array, data: Examples) -> Member:
         init_key, split_key, key = jax.random.split(jax.random.key(seed), 3)
         params = nnx.state(self.make_model(nnx.Rngs(init_key)), nnx.Param)
         parts = split_for(self.settings, len(data.labels), split_key)
-        metrics = jax.eval_shape(self.evaluate, params, parts, data)
-        return Member(
+        member = Member(
             key=key,
             split=parts,
             params=params,
             opt_state=self.optimizer.init(params),
-            metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
+            metrics=_zeros(jax.eval_shape(self.evaluate, params, parts, data)),
+            initial=params if self.measures else None,
         )
+        measured = _zeros(jax.eval_shape(self.measured, member, data))
+        return member._replace(metrics=member.metrics | measured)
 
     def advance(
         self, member: Member, first: jax.Array, count: jax.Array, data: Examples
@@ -84,15 +89,14 @@ class Program:
         )
         data = self.as_given(member, after - 1, data)
         metrics = self.evaluate(member.params, member.split, data)
-        return member._replace(metrics=metrics)
+        return member._replace(metrics=metrics | self.measured(member, data))
 
     def epoch(self, member: Member, number: jax.Array, data: Examples) -> Member:
         shape = self.steps_per_epoch, batch_size(self.task, self.settings)
         key = jax.random.fold_in(member.key, number)
         order = jax.random.permutation(key, member.split.train)
         data = self.as_given(member, number, data)
-        # What a recipe may watch: all but the test part.
-        watched = {k: v for k, v in member.metrics.items() if not k.startswith("test")}
+        watched = _watched(member.metrics)
 
         def step(carry: Any, seen: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
             (params, opt_state), (batch, place) = carry, seen
@@ -149,6 +153,32 @@ class Program:
                 metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
         return metrics
 
+    def measured(self, member: Member, data: Examples) -> dict[str, jax.Array]:
+        """What the measures say, which nothing of the run depends on."""
+        if not self.measures:
+            return {}
+        batch = member.split.train[: batch_size(self.task, self.settings)]
+        grads, _ = jax.grad(self.measure, has_aux=True)(member.params, batch, data)
+        updates, _ = self.optimizer.update(
+            grads, member.opt_state, member.params, **_watched(member.metrics)
+        )
+        snapshot = Snapshot(
+            params=member.params,
+            initial=member.initial,
+            grads=grads,
+            updates=updates,
+            graphdef=self.graphdef,
+            task=self.task,
+            inputs=data.inputs,
+            labels=data.labels,
+            split=member.split,
+        )
+        return {
+            name: value
+            for measure, fn in self.measures.items()
+            for name, value in _by_name(measure, fn(snapshot)).items()
+        }
+
     def measure(
         self, params: Any, indices: jax.Array, data: Examples
     ) -> tuple[jax.Array, jax.Array]:
@@ -166,3 +196,38 @@ class Program:
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef[nnx.Module]:
         return nnx.split(nnx.eval_shape(lambda: self.make_model(nnx.Rngs(0))))[0]
+
+
+_PARTS = ("train_", "validation_", "test_")
+
+
+def check_names(measures: Iterable[str]) -> None:
+    """Raises ValueError for a measure whose name is that of a loss or accuracy."""
+    for name in measures:
+        if name.startswith(_PARTS):
+            raise ValueError(
+                f"a measure's name must not begin with {', '.join(_PARTS)}, got {name}"
+            )
+
+
+def _watched(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What a recipe may watch: loss and accuracy of all but the test part."""
+    return {k: v for k, v in metrics.items() if k.startswith(_PARTS[:2])}
+
+
+def _by_name(measure: str, found: Any) -> dict[str, jax.Array]:
+    """Numbers of one measure, under its name or ``measure/name``."""
+    values = {measure: found}
+    if isinstance(found, Mapping):
+        values = {f"{measure}/{name}": value for name, value in found.items()}
+    for name, value in values.items():
+        if jnp.shape(value):
+            raise ValueError(
+                f"the measure {name} must be a number, got an array of shape "
+                f"{jnp.shape(value)}"
+            )
+    return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

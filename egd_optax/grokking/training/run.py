@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -26,7 +27,8 @@ from egd_optax.grokking.training.devices import (
     over_seeds,
 )
 from egd_optax.grokking.training.history import History
-from egd_optax.grokking.training.program import Examples, Program
+from egd_optax.grokking.training.program import Examples, Program, check_names
+from egd_optax.grokking.training.snapshots import Measure
 
 # Work between two looks at the clock: enough to hide the dispatch, and short enough
 # for a progress bar.
@@ -41,6 +43,7 @@ def train(
     *,
     report: Callable[[History], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    measures: Mapping[str, Measure] = MappingProxyType({}),
 ) -> History:
     """Trains one model a seed on a task and evaluates all of them after every epoch
     or after as many as the settings say.
@@ -69,9 +72,11 @@ def train(
       The history of all seeds.
 
     Raises:
-      ValueError: settings that do not fit each other or the task.
+      ValueError: settings that do not fit each other or the task; a measure that
+        the task or the model does not have.
     """
     check_settings(task, settings)
+    check_names(measures)
     per_epoch = steps_per_epoch(task, settings)
     steps_per_row = per_epoch * settings.epochs_per_evaluation
     evaluations = settings.max_steps // steps_per_row
@@ -80,7 +85,7 @@ def train(
     start = time.perf_counter()
     data = Examples(jnp.asarray(task.inputs), jnp.asarray(task.labels))
     tx = optax.with_extra_args_support(optimizer)
-    program = Program(task, make_model, tx, settings, per_epoch, chunk)
+    program = Program(task, make_model, tx, settings, per_epoch, chunk, measures)
     runs = len(settings.seeds)
 
     def begun(seeds: jax.Array, data: Examples) -> Any:
@@ -132,6 +137,20 @@ def train(
         members, measured = advance(members, done, count, data)
         measured = on_host(measured, runs)
         rows.append({k: v.T[:count] for k, v in measured.items()})
+
+
+def check_measures(
+    task: Task,
+    make_model: Callable[[nnx.Rngs], nnx.Module],
+    settings: Settings,
+    measures: Mapping[str, Measure],
+) -> None:
+    """Raises ValueError, in one line, for measures that :func:`train` cannot take."""
+    check_names(measures)
+    data = Examples(jnp.asarray(task.inputs), jnp.asarray(task.labels))
+    plain = optax.with_extra_args_support(optax.sgd(0.0))
+    program = Program(task, make_model, plain, settings, 1, 1, measures)
+    jax.eval_shape(program.begin, 0, data)
 
 
 def _has_grokked(history: History, settings: Settings) -> bool:
