@@ -10,7 +10,7 @@ from egd_optax.grokking.cli import commands as cli
 from egd_optax.grokking.training.history import History
 
 SMALL = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "9"]
-FILES = {"config.json", "history.jsonl", "race.png", "summary.csv"}
+FILES = {"config.json", "history.jsonl", "race.png", "report.html", "summary.csv"}
 
 
 def call(monkeypatch, *arguments):
@@ -60,7 +60,7 @@ def test_train_runs_one_optimizer(tmp_path, monkeypatch):
         (["race", "division", "--modulus", "91"], "91 is divisible by 7"),
         (["race", "group", "--group", "Q8"], "unknown group 'Q8'"),
         (["train", "addition", "--measures", "norm"], "unknown measure 'norm'"),
-        (["train", "mnist", "--measures", "progress"], "needs a task on a group"),
+        (["train", "mnist", "--measures", "key-share"], "needs a task on a group"),
         (["race", "group", "--word", "yx"], "unknown word 'yx'"),
         (["race", "group", "--group", "none.csv"], "No such file"),
         (["race", "table"], "needs --table and a file"),
@@ -205,7 +205,7 @@ def test_groups_and_tables_are_tasks_on_the_command_line(
     )
     line = json.loads((tmp_path / "group/history.jsonl").read_text().split("\n")[-2])
     assert line["distance"][0] > 0
-    assert 0 < line["fourier-share/five"][0] <= 1
+    assert 0 < line["fourier-share"][0] <= 1
     table = tmp_path / "larger.csv"
     table.write_text("0,1,2,3\n1,1,2,3\n2,2,2,3\n3,3,3,3\n")
     call(

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from scipy.stats import ortho_group
 
 from egd_optax import (
     condition_numbers,
@@ -82,9 +83,18 @@ def waves(*frequencies):
 @pytest.mark.parametrize("frequencies", [(2,), (1, 4), (1, 2, 3, 4, 5)])
 def test_an_embedding_of_a_few_waves_is_all_theirs(frequencies):
     table = waves(*frequencies) + 0.5  # a constant counts for nothing
-    found = MEASURES["fourier-share"](seen(embedding=table))
-    assert found["five"] == pytest.approx(1, abs=1e-5)
-    assert found["components"] == pytest.approx(len(frequencies), rel=1e-4)
+    snapshot = seen(embedding=table)
+    assert MEASURES["fourier-share"](snapshot) == pytest.approx(1, abs=1e-5)
+    components = MEASURES["fourier-components"](snapshot)
+    assert components == pytest.approx(len(frequencies), rel=1e-4)
+    # A unit for each: then in a basis where each has a part of all.
+    assert MEASURES["fourier-share-of-units"](snapshot) == pytest.approx(1, abs=1e-5)
+    turned = ortho_group.rvs(table.shape[1], random_state=0)
+    snapshot = seen(embedding=table @ turned)
+    components = MEASURES["fourier-components"](snapshot)
+    assert components == pytest.approx(len(frequencies), rel=1e-4)
+    alone = len(frequencies) == 1
+    assert (MEASURES["fourier-share-of-units"](snapshot) > 0.999) == alone
 
 
 def test_a_random_embedding_is_spread_over_all_components():
@@ -93,18 +103,18 @@ def test_a_random_embedding_is_spread_over_all_components():
     graphdef, params = nnx.split(net)
     task = modular_arithmetic("addition", p)
     snapshot = seen(params=params, graphdef=graphdef, task=task)
-    found = MEASURES["fourier-share"](snapshot)
-    assert found["components"] > 0.95 * 48
-    assert found["five"] < 0.16
+    assert MEASURES["fourier-components"](snapshot) > 0.95 * 48
+    assert MEASURES["fourier-share"](snapshot) < 0.16
+    assert MEASURES["fourier-share-of-units"](snapshot) < 0.16
 
 
 def test_the_fourier_circuit_is_all_restricted_loss():
     a, b, c = np.meshgrid(*3 * [np.arange(P)], indexing="ij")
     logits = sum(20 * np.cos(2 * np.pi * k * (a + b - c) / P) for k in (1, 2, 3, 4, 5))
-    found = MEASURES["progress"](seen(logits))
-    assert found["share"] == pytest.approx(1, abs=1e-4)
-    assert found["restricted"] < 1e-4
-    assert found["excluded"] == pytest.approx(np.log(P), rel=1e-4)
+    snapshot = seen(logits)
+    assert MEASURES["key-share"](snapshot) == pytest.approx(1, abs=1e-4)
+    assert MEASURES["restricted-loss"](snapshot) < 1e-4
+    assert MEASURES["excluded-loss"](snapshot) == pytest.approx(np.log(P), rel=1e-4)
 
 
 def test_what_was_learned_by_heart_is_all_excluded_loss():
@@ -116,9 +126,9 @@ def test_what_was_learned_by_heart_is_all_excluded_loss():
     for answer in range(P):  # nothing that is a function of the answer
         same = TASK.labels == answer
         logits[a[same], b[same]] -= logits[a[same], b[same]].mean(axis=0)
-    found = MEASURES["progress"](seen(logits))
-    assert found["excluded"] < 0.01
-    assert found["restricted"] == pytest.approx(np.log(P), rel=1e-3)
+    snapshot = seen(logits)
+    assert MEASURES["excluded-loss"](snapshot) < 0.01
+    assert MEASURES["restricted-loss"](snapshot) == pytest.approx(np.log(P), rel=1e-3)
 
 
 def test_norms_distance_and_alignment():
@@ -216,7 +226,7 @@ def test_measures_that_a_task_or_model_does_not_have_are_named():
         measures(["norm"])
     for problem, name, message in (
         (parity(8, 2, width=8), "fourier-share", "needs a model|needs a task"),
-        (parity(8, 2, width=8), "progress", "needs a task on a group, and parity"),
+        (parity(8, 2, width=8), "key-share", "needs a task on a group, and parity"),
         (mnist_1k(width=8), "fourier-share", "needs a model with embeddings, and MLP"),
     ):
         settings = dataclasses.replace(problem.settings, max_steps=100)
@@ -251,5 +261,5 @@ def test_a_hand_built_embedding_of_a_group_is_one_representation():
     table[:6, :4] = basis[:, component == 2]
     params["tokens"]["embedding"] = nnx.Param(jnp.asarray(table, jnp.float32))
     snapshot = seen(graphdef=graphdef, params=params, task=task)
-    found = MEASURES["fourier-share"](snapshot)
-    assert found["components"] == pytest.approx(1, rel=1e-4)
+    components = MEASURES["fourier-components"](snapshot)
+    assert components == pytest.approx(1, rel=1e-4)

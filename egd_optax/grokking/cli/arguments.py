@@ -1,33 +1,12 @@
-"""What the command line takes, and the problem that it asks for."""
+"""What the command line takes."""
 
 import abc
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import optax
 import tyro
 
-from egd_optax.grokking.cli.settings_file import SettingsFile, read_settings
-from egd_optax.grokking.files import prepare_folder
-from egd_optax.grokking.measures import measures
-from egd_optax.grokking.problems.problem import (
-    TASKS,
-    Model,
-    Problem,
-    check_memory,
-    from_table,
-    mnist_1k,
-    modular,
-    on_group,
-    parity,
-    with_settings,
-)
-from egd_optax.grokking.problems.settings import check_settings
-from egd_optax.grokking.problems.tasks import check_range
-from egd_optax.grokking.recipes import RECIPES, SHOWN, TUNED, recipes_for
-from egd_optax.grokking.tracking import check_trackers
-from egd_optax.grokking.training.run import check_measures
+from egd_optax.grokking.problems.problem import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +68,8 @@ class Experiment(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Training(Experiment):
-    """What the commands take that train; history.jsonl, summary.csv, config.json and
-    race.png are what they leave.
+    """What the commands take that train; history.jsonl, summary.csv, config.json,
+    race.png and report.html are what they leave.
     """
 
     patience: int = 20
@@ -100,7 +79,8 @@ class Training(Experiment):
     """Writers besides history.jsonl: tensorboard, wandb (offline)."""
     measures: tuple[str, ...] = ()
     """Evaluated beside accuracy: weight-norm, distance, effective-rank,
-    condition-number, alignment, dead-units, fourier-share, progress."""
+    condition-number, alignment, dead-units, fourier-share, fourier-components,
+    fourier-share-of-units, restricted-loss, excluded-loss, key-share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,136 +137,13 @@ class Train(Training):
         return (self.optimizer,)
 
 
-class Prepared(NamedTuple):
-    """What a command runs on."""
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes one page, for a browser, of runs that race or train left: several side by
+    side.
+    """
 
-    problem: Problem
-    names: tuple[str, ...]  # of the optimizers
-    found: SettingsFile  # by a search; of no optimizer, where none was asked for
-
-    def optimizer(self, name: str) -> optax.GradientTransformation:
-        """With the settings of the file, or else of its recipe."""
-        recipe = RECIPES[name]
-        if name in self.found.settings:
-            return recipe.build(self.problem, **self.found.settings[name])
-        return recipe.make(self.problem)
-
-
-def prepare(command: Experiment) -> Prepared:
-    """All that bad input can break, before anything is run or written."""
-    check_range("seeds", command.seeds, at_most=2**20)
-    if not str(command.out).isprintable():
-        raise ValueError(f"out must be a printable name, got {str(command.out)!r}")
-    problem = _problem(command)
-    # A race has others than the search whose settings it runs.
-    begin = 100 if isinstance(command, Tune) else 0
-    changes: dict[str, Any] = {
-        "seeds": tuple(range(begin, begin + command.seeds)),
-        "max_steps": command.max_steps,
-        "batch_size": command.batch_size,
-        "train_fraction": command.train_fraction,
-        "threshold": command.threshold,
-        "epochs_per_evaluation": command.epochs_per_evaluation,
-        "corrupted_labels": command.corrupted_labels,
-        "label_noise": command.label_noise,
-    }
-    if isinstance(command, Training):
-        changes["patience"] = command.patience
-    if isinstance(command, Tune):
-        _check_search(command)
-        changes["validation_fraction"] = command.validation_fraction
-    changes = {name: value for name, value in changes.items() if value is not None}
-    problem = with_settings(problem, **changes)
-    if command.full_batch:
-        if command.batch_size is not None:
-            raise ValueError(
-                f"batch_size must not be given with --full-batch, got "
-                f"{command.batch_size}"
-            )
-        problem = with_settings(problem, batch_size=None)
-
-    found = SettingsFile()
-    if isinstance(command, Race) and command.settings is not None:
-        found = read_settings(command.settings)
-    names = _names(command, problem, tuple(found.settings))
-    prepared = Prepared(problem, names, found)
-    if isinstance(command, Train):
-        _check_checkpointing(command)
-    if isinstance(command, Training):
-        check_trackers(command.track)
-    check_settings(problem.task, problem.settings)
-    check_memory(problem)
-    if isinstance(command, Training) and command.measures:
-        check_measures(
-            problem.task,
-            problem.make_model,
-            problem.settings,
-            measures(command.measures),
-        )
-    for name in found.settings:
-        prepared.optimizer(name)  # numbers that it does not take
-    prepare_folder(command.out)
-    return prepared
-
-
-def _names(
-    command: Experiment, problem: Problem, in_file: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Of the optimizers, all of which are offered."""
-    offered = recipes_for(problem)
-    if isinstance(command, Tune):
-        offered = TUNED
-    names = command.recipes()
-    if names is None:
-        names = in_file or tuple(name for name in SHOWN if name in offered)
-    offered = tuple(dict.fromkeys((*offered, *in_file)))
-    for name in names:
-        if name not in offered:
-            wrong = f"{problem.task.name} has no optimizer {name!r}"
-            if isinstance(command, Tune) and name in RECIPES:
-                wrong = f"the optimizer {name!r} has no settings to search"
-            raise ValueError(f"{wrong}: choose among {', '.join(offered)}")
-    if not names:
-        raise ValueError(f"no optimizers: choose among {', '.join(offered)}")
-    return tuple(dict.fromkeys(names))
-
-
-def _check_search(command: Tune) -> None:
-    check_range("trials", command.trials, at_most=2**16)
-    check_range("refined", command.refined, at_least=0, at_most=2**16)
-    check_range("draw", command.draw, at_least=0)
-    if not 0 <= command.validation_fraction < 1:
-        raise ValueError(
-            f"validation_fraction must lie in [0, 1), got {command.validation_fraction}"
-        )
-
-
-def _problem(command: Experiment) -> Problem:
-    if command.task == "parity":
-        return parity(
-            command.bits,
-            command.subset_size,
-            secret_seed=command.secret_seed,
-            width=command.width,
-        )
-    if command.task == "mnist":
-        return mnist_1k(width=command.width)
-    if command.task not in TASKS:
-        raise ValueError(
-            f"unknown task {command.task!r}: choose one of {', '.join(TASKS)}"
-        )
-    kind: dict[str, Any] = {"model": command.model, "width": command.width}
-    if command.task == "group":
-        return on_group(command.group, command.word, **kind)
-    if command.task == "table":
-        if command.table is None:
-            raise ValueError("the task table needs --table and a file, got none")
-        return from_table(command.table, **kind)
-    return modular(command.task, command.modulus, **kind)
-
-
-def _check_checkpointing(command: Train) -> None:
-    if command.checkpoint_every is None and command.resume:
-        raise ValueError("--resume needs --checkpoint-every, got none")
-    if command.checkpoint_every is not None:
-        check_range("checkpoint_every", command.checkpoint_every)
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of finished runs."""
+    out: Path = Path("report.html")
+    """Where the page goes."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import platform
+import shlex
 import sys
 import warnings
 from importlib.metadata import version
@@ -18,18 +19,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from egd_optax.grokking import figures
 from egd_optax.grokking.cli.arguments import (
     Experiment,
-    Prepared,
+    Report,
     Train,
     Training,
     Tune,
-    prepare,
 )
 from egd_optax.grokking.cli.compiled import keep_compiled
+from egd_optax.grokking.cli.preparation import Prepared, prepare
 from egd_optax.grokking.cli.tune import search_of, tune
 from egd_optax.grokking.cli.usage import in_flags, parse
 from egd_optax.grokking.files import in_one_line, replacing, reserved
+from egd_optax.grokking.finished import read_run
 from egd_optax.grokking.measures import measures
+from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import baseline
+from egd_optax.grokking.report import write_report
 from egd_optax.grokking.search.ledger import LedgerError
 from egd_optax.grokking.summary import seeds_in_words, summary_csv, summary_table
 from egd_optax.grokking.tracking import TRACKERS, Tracker
@@ -51,6 +55,12 @@ def main() -> None:
     """
     try:
         command = parse(sys.argv[1:])
+    except ValueError as error:
+        _fail(str(error), 2)
+    if isinstance(command, Report):
+        _report(command)
+        return
+    try:
         if command.keep_compiled:
             keep_compiled()
         if isinstance(command, Tune):
@@ -84,6 +94,19 @@ def main() -> None:
         except KeyboardInterrupt:
             print(file=sys.stderr)  # ends the line that has the ^C
             _fail(f"interrupted; see {command.out}", 130)
+
+
+def _report(command: Report) -> None:
+    if not command.folders:
+        _fail("report takes folders that race or train left, got none", 2)
+    try:
+        runs = [read_run(folder) for folder in command.folders]
+        write_report(runs, command.out)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(in_one_line(error), 1)
+    print(f"Open {command.out} in a browser.")
 
 
 # How XLA says it.
@@ -125,7 +148,7 @@ def _run(
         f"{seeds_in_words(len(settings.seeds))}, up to {settings.max_steps} steps, on "
         f"{jax.devices()[0].device_kind}"
     )
-    config = _config(command)
+    config = _config(command, problem)
     if isinstance(command, Tune):
         search = search_of(command, problem)
         ledger = search.ledger(command.out)  # before anything of another one is lost
@@ -135,7 +158,7 @@ def _run(
         _write(command.out / "config.json", config)
         _train(command, prepared, checkpoints, console)
     # A name of a folder may look like markup.
-    console.print(f"Picture and data: {command.out}/", markup=False)
+    console.print(f"Pictures and data: {command.out}/", markup=False)
 
 
 def _train(
@@ -200,10 +223,10 @@ def _train(
                 command.out / "summary.csv",
                 summary_csv(histories, settings.threshold, baseline=baseline(problem)),
             )
-    seeds = seeds_in_words(len(settings.seeds))
-    title = f"{task.name}, {problem.model_name}, {seeds}"
+    title = _title(problem)
     picture = figures.race(histories, title=title, threshold=settings.threshold)
     figures.save(picture, command.out / "race.png")
+    write_report([read_run(command.out)], command.out / "report.html")
     console.print()
     table = summary_table(
         histories,
@@ -214,8 +237,16 @@ def _train(
     console.print(table)
 
 
-def _config(command: Experiment) -> str:
+def _title(problem: Problem) -> str:
+    seeds = seeds_in_words(len(problem.settings.seeds))
+    return f"{problem.task.name}, {problem.model_name}, {seeds}"
+
+
+def _config(command: Experiment, problem: Problem) -> str:
     config = {
+        "title": _title(problem),
+        "threshold": problem.settings.threshold,
+        "typed": shlex.join(["egd-grok", *sys.argv[1:]]),
         "command": dataclasses.asdict(command),
         "device": jax.devices()[0].device_kind,
         "platform": platform.platform(),

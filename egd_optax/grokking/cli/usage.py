@@ -12,17 +12,20 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from egd_optax.grokking.cli.arguments import Experiment, Race, Train, Tune
+from egd_optax.grokking.cli.arguments import Experiment, Race, Report, Train, Tune
 from egd_optax.grokking.problems.problem import TASKS
 
-_COMMANDS: dict[str, type[Experiment]] = {
+Command = Experiment | Report
+
+_COMMANDS: dict[str, type[Command]] = {
     "race": Race,
     "train": Train,
     "tune": Tune,
+    "report": Report,
 }
 
 
-def parse(arguments: Sequence[str]) -> Experiment:
+def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments of the process ask for.
 
     Raises:
@@ -34,7 +37,8 @@ def parse(arguments: Sequence[str]) -> Experiment:
             return tyro.cli(
                 Annotated[Race, tyro.conf.subcommand("race")]
                 | Annotated[Train, tyro.conf.subcommand("train")]
-                | Annotated[Tune, tyro.conf.subcommand("tune")],
+                | Annotated[Tune, tyro.conf.subcommand("tune")]
+                | Annotated[Report, tyro.conf.subcommand("report")],
                 prog="egd-grok",
                 description="Races optimizers on the tasks on which neural networks "
                 "grok.",
@@ -76,15 +80,16 @@ def _problem(arguments: list[str]) -> str | None:
             f", not {_shown(name)}" if arguments else ""
         )
     options = typing.get_type_hints(_COMMANDS[name])
-    del options["task"]
+    positional = "folders" if name == "report" else "task"
+    del options[positional]
     switches = [option for option, kind in options.items() if kind is bool]
     options |= {f"no_{option}": bool for option in switches}
-    tasks = []
+    taken = []
     while words:
         word = words.pop(0)
         flag, equals, value = word.partition("=")
         if not _is_flag(word):
-            tasks.append(word)
+            taken.append(word)
         elif flag not in ("-h", "--help"):
             kind = options.get(flag.removeprefix("--").replace("-", "_"))
             if kind is None:
@@ -94,9 +99,9 @@ def _problem(arguments: list[str]) -> str | None:
             problem = _wrong_value(flag, kind, words, given=bool(equals))
             if problem:
                 return problem
-    if len(tasks) == 1:
+    if len(taken) == 1 or name == "report":
         return None
-    found = f", got {_shown(' '.join(tasks))}" if tasks else ""
+    found = f", got {_shown(' '.join(taken))}" if taken else ""
     return f"{name} takes one task out of {', '.join(TASKS)}{found}"
 
 

@@ -87,6 +87,31 @@ def to_json_lines(records: Iterator[dict[str, Any]]) -> str:
     return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
 
+def from_json_lines(text: str) -> dict[str, History]:
+    """The histories whose records, with the name of each, became these lines.
+
+    Raises:
+      ValueError, KeyError, TypeError, IndexError: it is no such text.
+    """
+    records: dict[str, list[dict[str, Any]]] = {}
+    for line in text.splitlines():
+        record = json.loads(line)
+        records.setdefault(record["optimizer"], []).append(record)
+    return {name: _history(rows) for name, rows in records.items()}
+
+
+def _history(rows: list[dict[str, Any]]) -> History:
+    names = [x for x in rows[0] if x not in ("optimizer", "step", "epoch")]
+    # What was no number is null.
+    metrics = {name: np.array([row[name] for row in rows], float) for name in names}
+    return History(
+        seeds=tuple(range(metrics["test_accuracy"].shape[1])),
+        steps=np.array([row["step"] for row in rows]),
+        steps_per_epoch=round(rows[0]["step"] / rows[0]["epoch"]),
+        metrics=metrics,
+    )
+
+
 def _json_number(value: float) -> float | None:
     # JSON has no NaN; a loss that overflowed is null.
     return round(float(value), 6) if np.isfinite(value) else None

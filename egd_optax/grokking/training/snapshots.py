@@ -1,7 +1,7 @@
 """What a measure sees of a run."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -31,6 +31,20 @@ class Snapshot(NamedTuple):
     def model(self) -> nnx.Module:
         """The model with its parameters."""
         return nnx.merge(self.graphdef, self.params)
+
+    def method(self, name: str, measure: str) -> Callable[..., Any]:
+        """What a measure asks of the model.
+
+        Raises:
+          ValueError: the model does not have it.
+        """
+        model = self.model
+        if not hasattr(model, name):
+            raise ValueError(
+                f"the measure {measure} needs a model with {name}, and "
+                f"{type(model).__name__} has none"
+            )
+        return getattr(model, name)
 
 
 # A number, or several by name.
