@@ -6,8 +6,10 @@ from rich import box
 from rich.table import Table
 
 
-def terminal_table(headers: Iterable[str], *, title: str, caption: str) -> Table:
-    """An empty table of optimizers, a name and numbers a line, for 80 columns."""
+def terminal_table(
+    headers: Iterable[str], *, title: str, caption: str, first: str = "optimizer"
+) -> Table:
+    """An empty table, a name (of an optimizer) and numbers a line, for 80 columns."""
     table = Table(
         title=title,
         caption=caption,
@@ -19,7 +21,7 @@ def terminal_table(headers: Iterable[str], *, title: str, caption: str) -> Table
         pad_edge=False,
         show_edge=False,
     )
-    table.add_column("optimizer", no_wrap=True)
+    table.add_column(first, no_wrap=True)
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     return table

@@ -123,6 +123,30 @@ class Tune(Experiment):
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase(Experiment):
+    """Shows over two axes where a method generalizes at once, late, or never. Leaves
+    cells.csv, phase.png and a table; started again with the same --out it goes on where
+    it stopped.
+    """
+
+    out: Path = Path("runs/phase")
+    """Folder for all that the command leaves."""
+    optimizers: tuple[str, ...] = ("adamw", "egd")
+    """Names of recipes, each with a map of its own on the same grid."""
+    x: tuple[str, ...] = ("train-fraction", "0.2", "0.8", "7")
+    """First axis: train-fraction, corrupted-labels, label-noise, learning-rate,
+    weight-decay, width or modulus; its least and greatest value, and how many."""
+    y: tuple[str, ...] = ("weight-decay", "0.01", "10", "7")
+    """Second axis."""
+    gap: int | None = None
+    """Steps from memorization to generalization from which on it is grokking; None: a
+    tenth of the budget."""
+
+    def recipes(self) -> tuple[str, ...] | None:
+        return self.optimizers
+
+
+@dataclasses.dataclass(frozen=True)
 class Train(Training):
     """Trains with one optimizer."""
 

@@ -19,12 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from egd_optax.grokking import figures
 from egd_optax.grokking.cli.arguments import (
     Experiment,
+    Phase,
     Report,
     Train,
     Training,
     Tune,
 )
 from egd_optax.grokking.cli.compiled import keep_compiled
+from egd_optax.grokking.cli.phase import grids_of, run_phase
 from egd_optax.grokking.cli.preparation import Prepared, prepare
 from egd_optax.grokking.cli.tune import search_of, tune
 from egd_optax.grokking.cli.usage import in_flags, parse
@@ -63,13 +65,15 @@ def main() -> None:
     try:
         if command.keep_compiled:
             keep_compiled()
-        if isinstance(command, Tune):
+        if isinstance(command, Tune | Phase):
             side_by_side()
     except ValueError as error:
         _fail(str(error), 2)
     with contextlib.ExitStack() as stack:
         try:
             prepared = prepare(command)
+            if isinstance(command, Phase):
+                grids_of(command, prepared.names, prepared.problem)
             stack.enter_context(reserved(command.out))
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", CheckpointWarning)
@@ -142,9 +146,9 @@ def _run(
     trained_on = settings.train_fraction * (1 - settings.validation_fraction)
     size = settings.batch_size
     batches = "all of these a step" if size is None else f"batches of {size}"
+    share = "" if isinstance(command, Phase) else f" {trained_on:.0%} of all examples,"
     console.print(
-        f"[bold]{problem.task.name}[/], {problem.model_name}, "
-        f"{trained_on:.0%} of all examples,\n{batches}, "
+        f"[bold]{problem.task.name}[/], {problem.model_name},{share}\n{batches}, "
         f"{seeds_in_words(len(settings.seeds))}, up to {settings.max_steps} steps, on "
         f"{jax.devices()[0].device_kind}"
     )
@@ -154,6 +158,11 @@ def _run(
         ledger = search.ledger(command.out)  # before anything of another one is lost
         _write(command.out / "config.json", config)
         tune(command.out, search, ledger, prepared.names, console)
+    elif isinstance(command, Phase):
+        grids = grids_of(command, prepared.names, problem)
+        grids[0].ledger(command.out)  # likewise
+        _write(command.out / "config.json", config)
+        run_phase(command.out, grids, _title(problem), console)
     elif isinstance(command, Training):
         _write(command.out / "config.json", config)
         _train(command, prepared, checkpoints, console)

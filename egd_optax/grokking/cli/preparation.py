@@ -46,6 +46,37 @@ def prepare(command: Experiment) -> Prepared:
     check_range("seeds", command.seeds, at_most=2**20)
     if not str(command.out).isprintable():
         raise ValueError(f"out must be a printable name, got {str(command.out)!r}")
+    if isinstance(command, Tune):
+        _check_search(command)
+    problem = problem_of(command)
+    found = SettingsFile()
+    if isinstance(command, Race) and command.settings is not None:
+        found = read_settings(command.settings)
+    names = _names(command, problem, tuple(found.settings))
+    prepared = Prepared(problem, names, found)
+    if isinstance(command, Train):
+        _check_checkpointing(command)
+    if isinstance(command, Training):
+        check_trackers(command.track)
+    if isinstance(command, Training) and command.measures:
+        check_measures(
+            problem.task,
+            problem.make_model,
+            problem.settings,
+            measures(command.measures),
+        )
+    for name in found.settings:
+        prepared.optimizer(name)  # numbers that it does not take
+    prepare_folder(command.out)
+    return prepared
+
+
+def problem_of(command: Experiment) -> Problem:
+    """What is trained, and how.
+
+    Raises:
+      ValueError: there is no such problem, or it cannot be trained so.
+    """
     problem = _problem(command)
     # A race has others than the search whose settings it runs.
     begin = 100 if isinstance(command, Tune) else 0
@@ -62,7 +93,6 @@ def prepare(command: Experiment) -> Prepared:
     if isinstance(command, Training):
         changes["patience"] = command.patience
     if isinstance(command, Tune):
-        _check_search(command)
         changes["validation_fraction"] = command.validation_fraction
     changes = {name: value for name, value in changes.items() if value is not None}
     problem = with_settings(problem, **changes)
@@ -73,29 +103,9 @@ def prepare(command: Experiment) -> Prepared:
                 f"{command.batch_size}"
             )
         problem = with_settings(problem, batch_size=None)
-
-    found = SettingsFile()
-    if isinstance(command, Race) and command.settings is not None:
-        found = read_settings(command.settings)
-    names = _names(command, problem, tuple(found.settings))
-    prepared = Prepared(problem, names, found)
-    if isinstance(command, Train):
-        _check_checkpointing(command)
-    if isinstance(command, Training):
-        check_trackers(command.track)
     check_settings(problem.task, problem.settings)
     check_memory(problem)
-    if isinstance(command, Training) and command.measures:
-        check_measures(
-            problem.task,
-            problem.make_model,
-            problem.settings,
-            measures(command.measures),
-        )
-    for name in found.settings:
-        prepared.optimizer(name)  # numbers that it does not take
-    prepare_folder(command.out)
-    return prepared
+    return problem
 
 
 def _names(

@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from egd_optax.grokking.cli.arguments import Experiment, Race, Report, Train, Tune
+from egd_optax.grokking.cli.arguments import (
+    Experiment,
+    Phase,
+    Race,
+    Report,
+    Train,
+    Tune,
+)
 from egd_optax.grokking.problems.problem import TASKS
 
 Command = Experiment | Report
@@ -21,6 +28,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "race": Race,
     "train": Train,
     "tune": Tune,
+    "phase": Phase,
     "report": Report,
 }
 
@@ -38,6 +46,7 @@ def parse(arguments: Sequence[str]) -> Command:
                 Annotated[Race, tyro.conf.subcommand("race")]
                 | Annotated[Train, tyro.conf.subcommand("train")]
                 | Annotated[Tune, tyro.conf.subcommand("tune")]
+                | Annotated[Phase, tyro.conf.subcommand("phase")]
                 | Annotated[Report, tyro.conf.subcommand("report")],
                 prog="egd-grok",
                 description="Races optimizers on the tasks on which neural networks "

@@ -7,6 +7,9 @@ import jax
 
 from egd_optax.grokking.problems.tasks import Split, Task, check_range, split
 
+# Shares of labels that are wrong.
+WRONG_LABELS = ("corrupted_labels", "label_noise")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -45,8 +48,7 @@ class Settings:
         they could be asked for are still those of the same run.
         """
         every = dataclasses.asdict(self)
-        wrong = {"corrupted_labels", "label_noise"}
-        return {name: x for name, x in every.items() if x or name not in wrong}
+        return {name: x for name, x in every.items() if x or name not in WRONG_LABELS}
 
 
 def check_settings(task: Task, settings: Settings) -> None:
@@ -60,7 +62,7 @@ def check_settings(task: Task, settings: Settings) -> None:
             check_range(name, getattr(settings, name))
     if not 0 < settings.threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], got {settings.threshold}")
-    for name in ("corrupted_labels", "label_noise"):
+    for name in WRONG_LABELS:
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(
                 f"{name} must lie in [0, 1], got {getattr(settings, name)}"

@@ -1,5 +1,6 @@
 """Many runs of one method as one compiled program, their settings traced."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,11 @@ import optax
 from jax import lax
 
 from egd_optax.grokking.problems.problem import Problem
-from egd_optax.grokking.problems.settings import check_settings, steps_per_epoch
+from egd_optax.grokking.problems.settings import (
+    WRONG_LABELS,
+    check_settings,
+    steps_per_epoch,
+)
 from egd_optax.grokking.problems.tasks import Split
 from egd_optax.grokking.training.devices import on_host, over_devices, over_seeds
 from egd_optax.grokking.training.program import (
@@ -31,6 +36,7 @@ class Runs(NamedTuple):
     """What came out of some runs."""
 
     solved: np.ndarray  # (runs,), float: steps to the threshold; infinite: not reached
+    memorized: np.ndarray  # (runs,), float: the same for the training examples
     ended: np.ndarray  # (runs,), int: steps run
     train_accuracy: np.ndarray  # (runs,), at the last of them
     held_out_accuracy: np.ndarray  # (runs,)
@@ -72,7 +78,8 @@ class Runner:
         part, where there is one, else the test part: that of a problem which no result
         is reported on.
       build: an optimizer from its settings.
-      names: of the settings.
+      names: of the settings; the shares of wrong labels, which are the problem's, may
+        be among them.
     """
 
     def __init__(
@@ -141,8 +148,10 @@ class Runner:
     def _run(self, run: tuple[jax.Array, jax.Array, jax.Array], data: Examples) -> Any:
         values, seed, budget = run
         problem = self._problem
-        settings = problem.settings
-        optimizer = self._build(**dict(zip(self._names, values, strict=True)))
+        chosen = dict(zip(self._names, values, strict=True))
+        wrong = {name: chosen.pop(name) for name in WRONG_LABELS if name in chosen}
+        settings = dataclasses.replace(problem.settings, **wrong)
+        optimizer = self._build(**chosen)
         program = _Sampled(
             problem.task,
             problem.make_model,
@@ -153,8 +162,8 @@ class Runner:
         )
         part = "validation" if settings.validation_fraction else "test"
 
-        def goes_on(carry: tuple[Member, jax.Array]) -> jax.Array:
-            member, number = carry
+        def goes_on(carry: tuple[Member, jax.Array, jax.Array]) -> jax.Array:
+            member, number, _ = carry
             metrics = member.metrics
             solved = metrics[f"{part}_accuracy"] >= settings.threshold
             at_half = number == (self._evaluations + 1) // 2
@@ -162,15 +171,18 @@ class Runner:
             lost |= at_half & (metrics["train_accuracy"] < 0.5)
             return (number < budget) & ~solved & ~lost
 
-        def one_more(carry: tuple[Member, jax.Array]) -> tuple[Member, jax.Array]:
-            member, number = carry
-            return program.until_evaluation(member, number, data), number + 1
+        def one_more(carry: tuple[Member, jax.Array, jax.Array]) -> Any:
+            member, number, memorized = carry
+            member, number = program.until_evaluation(member, number, data), number + 1
+            known = member.metrics["train_accuracy"] >= settings.threshold
+            memorized = jnp.minimum(memorized, jnp.where(known, number, jnp.inf))
+            return member, number, memorized
 
-        member, number = lax.while_loop(
-            goes_on, one_more, (program.begin(seed, data), jnp.zeros([], jnp.int32))
-        )
+        begun = program.begin(seed, data), jnp.zeros([], jnp.int32), jnp.array(jnp.inf)
+        member, number, memorized = lax.while_loop(goes_on, one_more, begun)
         metrics = member.metrics
         held_out = metrics[f"{part}_accuracy"]
         steps = number * self._steps_per_evaluation
         solved = jnp.where(held_out >= settings.threshold, steps, jnp.inf)
-        return solved, steps, metrics["train_accuracy"], held_out
+        memorized *= self._steps_per_evaluation
+        return solved, memorized, steps, metrics["train_accuracy"], held_out

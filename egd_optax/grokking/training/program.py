@@ -101,7 +101,7 @@ class Program:
         def step(carry: Any, seen: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
             (params, opt_state), (batch, place) = carry, seen
             labels = data.labels[batch]
-            if self.settings.label_noise:
+            if _is_asked_for(self.settings.label_noise):
                 # The epoch's key has drawn the order.
                 draw = jax.random.fold_in(jax.random.fold_in(key, 1), place)
                 labels = self.some_wrong(draw, labels, self.settings.label_noise)
@@ -124,11 +124,13 @@ class Program:
         """The labels as an epoch's training part has them."""
         labels, train = data.labels, member.split.train
         # Streams of their own, apart from those of the epochs.
-        if self.settings.corrupted_labels:
+        if _is_asked_for(self.settings.corrupted_labels):
             # The part is in random order.
-            wrong = train[: round(self.settings.corrupted_labels * len(train))]
+            count = jnp.round(self.settings.corrupted_labels * len(train))
             key = jax.random.fold_in(member.key, 2**31 + 1)
-            labels = labels.at[wrong].set(self.some_wrong(key, labels[wrong], 1.0))
+            others = self.some_wrong(key, labels[train], 1.0)
+            first = jnp.arange(len(train)) < count
+            labels = labels.at[train].set(jnp.where(first, others, labels[train]))
         if self.settings.relabel_every is not None:
             key = jax.random.fold_in(member.key, 2**31)
             key = jax.random.fold_in(key, number // self.settings.relabel_every)
@@ -136,7 +138,7 @@ class Program:
             labels = labels.at[train].set(shuffled)
         return data._replace(labels=labels)
 
-    def some_wrong(self, key: jax.Array, labels: jax.Array, share: float) -> jax.Array:
+    def some_wrong(self, key: jax.Array, labels: jax.Array, share: Any) -> jax.Array:
         """Each label another one with this probability, all others as likely."""
         which, by = jax.random.split(key)
         wrong = jax.random.bernoulli(which, share, labels.shape)
@@ -208,6 +210,11 @@ def check_names(measures: Iterable[str]) -> None:
             raise ValueError(
                 f"a measure's name must not begin with {', '.join(_PARTS)}, got {name}"
             )
+
+
+def _is_asked_for(share: jax.Array | float) -> bool:
+    """Of wrong labels; a share that is traced may be any."""
+    return isinstance(share, jax.Array) or share > 0
 
 
 def _watched(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -1,0 +1,103 @@
+"""What ``egd-grok phase`` does."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from egd_optax.grokking import figures
+from egd_optax.grokking.cli.arguments import Phase
+from egd_optax.grokking.cli.preparation import problem_of
+from egd_optax.grokking.phase_figure import phase_figure, phase_table
+from egd_optax.grokking.phases import Axis, Grid
+from egd_optax.grokking.problems.problem import Problem
+from egd_optax.grokking.problems.tasks import check_range
+from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.search.trials import Trial
+
+
+def grids_of(command: Phase, names: Sequence[str], problem: Problem) -> list[Grid]:
+    """A grid for each optimizer.
+
+    Raises:
+      ValueError: an axis is none, or its values fit no problem or optimizer.
+    """
+    gap = max(problem.settings.max_steps // 10, 1)
+    if command.gap is not None:
+        check_range("gap", command.gap)
+        gap = command.gap
+
+    def of_values(values: Mapping[str, float]) -> Problem:
+        changes: dict[str, Any] = {
+            name: int(x) if name in _WHOLE else x for name, x in values.items()
+        }
+        return problem_of(dataclasses.replace(command, **changes))
+
+    grids = []
+    for name in names:
+        recipe = RECIPES[name]
+        base = recipe.settings[problem.family] if recipe.space else None
+        axes = _axis("x", command.x), _axis("y", command.y)
+        grids.append(Grid(of_values, name, base, *axes, gap))
+    for values in grids[0].problems:
+        of_values(values)
+    return grids
+
+
+_WHOLE = ("width", "modulus")
+
+
+def _axis(name: str, words: Sequence[str]) -> Axis:
+    try:
+        axis, low, high, count = words
+        return Axis(axis.replace("-", "_"), float(low), float(high), int(count))
+    except (ValueError, OverflowError) as error:
+        if str(error).startswith(("unknown axis", "an axis")):
+            raise ValueError(f"--{name}: {error}") from error
+        raise ValueError(
+            f"--{name} must be an axis, its least and its greatest value and how many, "
+            f"such as train-fraction 0.2 0.8 7, got {' '.join(words) or 'nothing'}"
+        ) from error
+
+
+def run_phase(
+    folder: Path, grids: Sequence[Grid], title: str, console: Console
+) -> None:
+    """Runs all cells, and shows them.
+
+    Raises:
+      LedgerError: the folder has another grid.
+      OSError: the disk does not take the files.
+    """
+    ledger = grids[0].ledger(folder)
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("cells"),
+        TimeRemainingColumn(),
+    )
+    found: dict[str, list[Trial]] = {}
+    with Progress(*columns, console=console, transient=True) as progress:
+        for grid in grids:
+            task = progress.add_task(grid.optimizer, total=len(grid.cells))
+
+            def report(done: Sequence[Trial], task: TaskID = task) -> None:
+                progress.update(task, completed=len(done))
+
+            found[grid.optimizer] = grid.run(ledger, report)
+            progress.remove_task(task)
+    figures.save(phase_figure(grids, found, title=title), folder / "phase.png")
+    for grid in grids:
+        console.print()
+        console.print(phase_table(grid, found[grid.optimizer], title=title))
