@@ -145,7 +145,7 @@ def test_a_number_out_of_range_is_named(call, flag, value):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "race, train or tune"),
+        ([], "race, train, tune, phase or report"),
         (["raec", "addition"], "'raec'"),
         (["--seeds", "3", "race", "addition"], "'--seeds'"),
         (["race"], "addition"),
@@ -156,7 +156,10 @@ def test_a_number_out_of_range_is_named(call, flag, value):
         (["race", "addition", "--seeds"], "--seeds must be a whole number"),
         (["race", "addition", "--seeds", "--out", "x"], "nothing before '--out'"),
         (["race", "addition", "--seeds=3=4"], "'3=4'"),
-        (["race", "addition", "--model", "cnn"], "mlp or transformer, got 'cnn'"),
+        (
+            ["race", "addition", "--model", "cnn"],
+            "mlp, transformer or one-layer-transformer, got 'cnn'",
+        ),
         (["race", "addition", "--optimizers"], "no optimizers"),
         (["race", "addition", "--track", "paper"], "'paper'"),
         (["race", "addition", "--out", "a\nb"], r"--out .* 'a\nb'"),

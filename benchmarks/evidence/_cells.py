@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.shared import commit, machine
 from egd_optax.grokking.differences import first_difference
 from egd_optax.grokking.files import replacing
+from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training.history import Crossing, History
@@ -68,8 +69,11 @@ def run_cell(
     recipe: str,
     problem: Problem,
     report: Callable[[History], None],
+    measured: Sequence[str] = (),
 ) -> Cell:
     """The cell from ``folder`` where it was run before, else a run.
+
+    Curves of the measures that are named are kept beside those of accuracy.
 
     Raises:
       CellError: what is there is damaged, or was run with other settings.
@@ -79,7 +83,12 @@ def run_cell(
         return found
     optimizer = RECIPES[recipe].make(problem)
     history = train(
-        problem.task, problem.make_model, optimizer, problem.settings, report=report
+        problem.task,
+        problem.make_model,
+        optimizer,
+        problem.settings,
+        report=report,
+        measures=measures(measured),
     )
     record = {
         "question": _question(recipe, problem),
@@ -184,6 +193,11 @@ def _measured(history: History, threshold: float) -> dict[str, Any]:
         "curves": {
             name: [_rounded(values) for values in history.metrics[name][kept]]
             for name in ("train_accuracy", "test_accuracy")
+        }
+        | {
+            name: [[float(f"{x:.4g}") for x in values] for values in found[kept]]
+            for name, found in history.metrics.items()
+            if not name.startswith(("train_", "validation_", "test_"))
         },
     }
 

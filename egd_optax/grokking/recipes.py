@@ -82,6 +82,12 @@ def _published() -> dict[str, Recipe]:
             others,
             f"{grokfast}: Adam, learning rate 1e-3",
         ),
+        "adamw-paper": Recipe(
+            published.adamw,
+            {"transformer": {"weight_decay": 1.0, "warmup_steps": 10}},
+            "Power et al., arXiv 2201.02177; Nanda et al., arXiv 2301.05217: AdamW, "
+            "learning rate 1e-3, decay 1",
+        ),
         "column-norm-paper": Recipe(
             lambda problem: published.in_front_of_plain(
                 problem, egd_optax.normalize_by_column_norm()

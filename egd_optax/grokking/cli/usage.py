@@ -149,7 +149,7 @@ def _alternatives(names: Iterable[str]) -> str:
 def _in_words(kind: Any) -> str:
     words = {int: "a whole number", float: "a number", Path: "a folder"}
     if typing.get_origin(kind) is Literal:
-        return " or ".join(typing.get_args(kind))
+        return _alternatives(typing.get_args(kind))
     choices = typing.get_args(kind) or (kind,)
     return next((words[choice] for choice in choices if choice in words), "a name")
 

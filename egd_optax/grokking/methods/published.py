@@ -75,6 +75,16 @@ def egd_rsvd(problem: Problem, *, rank: int) -> optax.GradientTransformation:
     return in_front_of_plain(problem, egd_optax.scale_by_randomized_egd(rank))
 
 
+def adamw(
+    problem: Problem, *, weight_decay: float, warmup_steps: int
+) -> optax.GradientTransformation:
+    """AdamW, its rate warmed up over the first updates."""
+    rate = optax.linear_schedule(
+        problem.learning_rate / warmup_steps, problem.learning_rate, warmup_steps - 1
+    )
+    return optax.adamw(rate, b2=0.98, weight_decay=weight_decay)
+
+
 def grokfast_ema(
     problem: Problem,
     *,
