@@ -15,6 +15,7 @@ from flax import nnx
 
 from egd_optax import delayed_frobenius_penalty, egd
 from egd_optax.grokking.cli import commands as cli
+from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.settings import Settings
@@ -105,8 +106,10 @@ class KilledError(Exception):
     pass
 
 
-def test_every_checkpoint_leads_to_the_same_end(tmp_path):
-    expected = train(TASK, small_net, optimizer(), SETTINGS)
+@pytest.mark.parametrize("names", [(), ("distance", "weight-norm", "alignment")])
+def test_every_checkpoint_leads_to_the_same_end(names, tmp_path):
+    looked_at = measures(names)
+    expected = train(TASK, small_net, optimizer(), SETTINGS, measures=looked_at)
     crossed = expected.first_crossing(0.5, "train_accuracy").steps
     assert np.all((crossed > 3) & (crossed < 24))
 
@@ -126,6 +129,7 @@ def test_every_checkpoint_leads_to_the_same_end(tmp_path):
             SETTINGS,
             report=report,
             checkpoints=checkpoints,
+            measures=looked_at,
         )
 
     for step in (6, 12, 18, 24):
