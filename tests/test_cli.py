@@ -192,6 +192,7 @@ def test_compiled_programs_are_kept_unless_told_otherwise(tmp_path):
     assert run(tmp_path / "file").stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "transformer", "one-layer-transformer"])
 def test_groups_and_tables_are_tasks_on_the_command_line(
     model, tmp_path, monkeypatch, capsys

@@ -180,6 +180,7 @@ def test_ranks_and_condition_numbers_are_those_of_weights_and_gradient():
             assert found[f"{kind}/hidden.kernel"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp", "transformer", "one-layer-transformer"])
 def test_measures_leave_every_bit_as_it_is(model):
     problem = modular("addition", 7, model=model, width=16)

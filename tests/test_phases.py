@@ -91,6 +91,7 @@ def test_phases_are_told_by_medians(memorized, generalized, kind):
     assert kind in PHASES
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_run_with_its_settings(tmp_path):
     found = run(grid(X, Y), tmp_path)
     assert [trial.settings for trial in found] == [
