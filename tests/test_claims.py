@@ -235,3 +235,20 @@ def test_muon_keeps_up_on_a_problem_that_is_in_no_table():
         medians[name] = history.first_crossing(problem.settings.threshold).median
     assert math.isfinite(medians["muon"])
     assert medians["muon"] <= 1.5 * medians["egd"]
+
+
+def test_measures_cost_what_the_laboratory_says():
+    found = read_table(ROOT / "benchmarks/speed/results/measures.csv")
+    spectral = ("effective-rank", "condition-number")
+    for row in found:
+        once, ten = (float(row[f"{n}, relative"]) for n in ("1 epoch", "10 epochs"))
+        if row["measure"] == "all cheap ones":
+            continue
+        fourier = "fourier" in row["measure"] or row["measure"].endswith("-loss")
+        dear = row["measure"] in spectral or (
+            row["problem"] == "one-layer" and row["measure"] == "alignment"
+        )
+        assert once <= (1.25 if dear else 1.03 if fourier else 1.1), row
+        assert ten <= 1.055, row
+        assert row["problem"] != "net" or once <= 1.17, row
+    assert {row["problem"] for row in found} == {"net", "one-layer"}

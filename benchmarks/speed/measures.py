@@ -1,6 +1,6 @@
 """What does a measure cost, from one evaluation to the next? All take turns.
 
-    python benchmarks/speed/measures.py  # five minutes on two cores
+    python benchmarks/speed/measures.py  # a quarter of an hour on two cores
     python benchmarks/speed/measures.py --problems net
     python benchmarks/speed/measures.py --quick
 
@@ -53,7 +53,7 @@ class Options:
 
     problems: tuple[str, ...] = tuple(PROBLEMS)
     """net, transformer, one-layer."""
-    repeats: int = 15
+    repeats: int = 9
     """Intervals of each."""
     quick: bool = False
     """A tiny net, few intervals."""
@@ -84,7 +84,7 @@ def main(options: Options) -> None:
 
 def _times(problem: Problem, epochs: int, repeats: int) -> dict[str, float]:
     intervals = {name: _interval(problem, epochs, case) for name, case in CASES.items()}
-    return milliseconds(intervals, [0], repeats=repeats, max_seconds=60)
+    return milliseconds(intervals, [0], repeats=repeats, max_seconds=600)
 
 
 def _interval(
