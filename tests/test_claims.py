@@ -252,3 +252,11 @@ def test_measures_cost_what_the_laboratory_says():
         assert ten <= 1.055, row
         assert row["problem"] != "net" or once <= 1.17, row
     assert {row["problem"] for row in found} == {"net", "one-layer"}
+
+
+def test_the_film_is_of_a_circuit_that_is_spread_out():
+    *_, last = read_table(ROOT / "benchmarks/laboratory/results/film.csv")
+    shares = [float(x) for name, x in last.items() if name.startswith("frequency")]
+    assert len(shares) == 3
+    assert sum(shares) == pytest.approx(0.2, abs=0.02)
+    assert float(last["test accuracy"]) > 0.95
