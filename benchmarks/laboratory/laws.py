@@ -83,7 +83,7 @@ def _grid(name: str, *, quick: bool) -> Grid:
 
     def problem_of(values: Mapping[str, float]) -> Problem:
         return with_settings(
-            modular("addition", int(values["modulus"])),
+            modular("addition", values["modulus"]),
             seeds=seeds,
             max_steps=budget,
             train_fraction=values["train_fraction"],

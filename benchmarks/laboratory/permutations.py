@@ -13,15 +13,17 @@ the steps to 95 % test accuracy, goes to results/permutations.csv.
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import tyro
 from rich.progress import Progress
 
 from benchmarks.evidence._cells import CellError, run_cell
+from benchmarks.evidence._tables import steps_text
 from benchmarks.shared import check_names, fail, report
 from egd_optax.grokking.problems.groups import WORDS
 from egd_optax.grokking.problems.problem import on_group, with_settings
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.training.history import Crossing, History
+from egd_optax.grokking.training.history import History
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("sgd", "adamw", "muon", "columns", "egd", "egd-auto")
@@ -78,25 +80,13 @@ def main(options: Options) -> None:
                 {
                     "task": problem.task.name,
                     "method": method,
-                    "first": _shown(cell.crossing("first"), budget),
-                    "sustained": _shown(cell.crossing("sustained"), budget),
-                    "final test accuracy": f"{100 * _median(cell.final()):.1f} %",
+                    "first": steps_text(cell, "first"),
+                    "sustained": steps_text(cell, "sustained"),
+                    "final test accuracy": f"{100 * np.median(cell.final()):.1f} %",
                 }
             )
     note = "steps to 95 % test accuracy, medians (ranges) over 5 seeds"
     report(table, options.out / "permutations.csv", quick=options.quick, note=note)
-
-
-def _median(values) -> float:
-    return float(sorted(values)[len(values) // 2])
-
-
-def _shown(crossing: Crossing, budget: int) -> str:
-    low, high = crossing.range
-    if crossing.median == float("inf"):
-        return f"not within {budget}"
-    top = f"{high:.0f}" if high < float("inf") else f">{budget}"
-    return f"{crossing.median:.0f} ({low:.0f}–{top})"
 
 
 if __name__ == "__main__":

@@ -130,10 +130,9 @@ def _spectral(
 
 def _every_matrix(params: optax.Params) -> optax.Params:
     """As Flax has its layers, and embeddings, which these numbers leave out."""
-    numbers = egd_optax.flax_dimension_numbers(
+    return egd_optax.flax_dimension_numbers(
         params, named={"embedding": optax.contrib.MuonDimensionNumbers()}
     )
-    return numbers
 
 
 def _leaves(tree: Any) -> dict[str, jax.Array]:

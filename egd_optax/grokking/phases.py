@@ -107,7 +107,7 @@ class Grid:
                     f"the optimizer {self.optimizer!r} has no {axis.name} to set"
                 )
 
-    @property
+    @functools.cached_property
     def cells(self) -> list[dict[str, float]]:
         """Values of the axes, row by row."""
         return [
@@ -229,7 +229,11 @@ class Grid:
     @staticmethod
     def _of_the_problem(cell: Mapping[str, float]) -> dict[str, float]:
         other = (*_OF_THE_OPTIMIZER, *WRONG_LABELS)
-        return {name: value for name, value in cell.items() if name not in other}
+        return {
+            name: int(value) if name in _WHOLE else value
+            for name, value in cell.items()
+            if name not in other
+        }
 
 
 def phase(trial: Trial, gap: int) -> str:

@@ -59,7 +59,7 @@ def page(runs: Sequence[Run]) -> str:
             post_script=_SWITCH.replace("PANELS", str(len(panels))),
         ),
         legend="Accuracy and loss: test solid, training broken, validation dotted. "
-        "Thick: the median over the seeds. Click a point for its values.",
+        "Thick: the median over the seeds. Point at a curve for its values.",
         tables="\n".join(map(_table, runs)),
     )
 

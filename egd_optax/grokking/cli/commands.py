@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -33,6 +34,7 @@ from egd_optax.grokking.cli.usage import in_flags, parse
 from egd_optax.grokking.files import in_one_line, replacing, reserved
 from egd_optax.grokking.finished import read_run
 from egd_optax.grokking.measures import measures
+from egd_optax.grokking.phases import Grid
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import baseline
 from egd_optax.grokking.report import write_report
@@ -72,8 +74,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         try:
             prepared = prepare(command)
+            grids = []
             if isinstance(command, Phase):
-                grids_of(command, prepared.names, prepared.problem)
+                grids = grids_of(command, prepared.names, prepared.problem)
             stack.enter_context(reserved(command.out))
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", CheckpointWarning)
@@ -86,7 +89,7 @@ def main() -> None:
         for remark in (*remarks, *(warning.message for warning in caught)):
             print(f"egd-grok: {remark}", file=sys.stderr)
         try:
-            _run(command, prepared, checkpoints)
+            _run(command, prepared, grids, checkpoints)
         except (CheckpointError, LedgerError) as error:
             _fail(str(error), 2)
         except OSError as error:
@@ -139,7 +142,10 @@ def _checkpoints(command: Experiment) -> Checkpoints | None:
 
 
 def _run(
-    command: Experiment, prepared: Prepared, checkpoints: Checkpoints | None
+    command: Experiment,
+    prepared: Prepared,
+    grids: Sequence[Grid],
+    checkpoints: Checkpoints | None,
 ) -> None:
     console = Console()
     problem, settings = prepared.problem, prepared.problem.settings
@@ -159,10 +165,9 @@ def _run(
         _write(command.out / "config.json", config)
         tune(command.out, search, ledger, prepared.names, console)
     elif isinstance(command, Phase):
-        grids = grids_of(command, prepared.names, problem)
-        grids[0].ledger(command.out)  # likewise
+        ledger = grids[0].ledger(command.out)  # likewise
         _write(command.out / "config.json", config)
-        run_phase(command.out, grids, _title(problem), console)
+        run_phase(command.out, grids, ledger, _title(problem), console)
     elif isinstance(command, Training):
         _write(command.out / "config.json", config)
         _train(command, prepared, checkpoints, console)

@@ -23,6 +23,7 @@ from egd_optax.grokking.phases import Axis, Grid
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.problems.tasks import check_range
 from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.search.ledger import Ledger
 from egd_optax.grokking.search.trials import Trial
 
 
@@ -38,9 +39,7 @@ def grids_of(command: Phase, names: Sequence[str], problem: Problem) -> list[Gri
         gap = command.gap
 
     def of_values(values: Mapping[str, float]) -> Problem:
-        changes: dict[str, Any] = {
-            name: int(x) if name in _WHOLE else x for name, x in values.items()
-        }
+        changes: dict[str, Any] = {**values}
         return problem_of(dataclasses.replace(command, **changes))
 
     grids = []
@@ -54,32 +53,34 @@ def grids_of(command: Phase, names: Sequence[str], problem: Problem) -> list[Gri
     return grids
 
 
-_WHOLE = ("width", "modulus")
-
-
 def _axis(name: str, words: Sequence[str]) -> Axis:
     try:
-        axis, low, high, count = words
-        return Axis(axis.replace("-", "_"), float(low), float(high), int(count))
-    except (ValueError, OverflowError) as error:
-        if str(error).startswith(("unknown axis", "an axis")):
-            raise ValueError(f"--{name}: {error}") from error
+        axis, *values, count = words
+        low, high = map(float, values)
+        number = int(count)
+    except ValueError as error:
         raise ValueError(
             f"--{name} must be an axis, its least and its greatest value and how many, "
             f"such as train-fraction 0.2 0.8 7, got {' '.join(words) or 'nothing'}"
         ) from error
+    try:
+        return Axis(axis.replace("-", "_"), low, high, number)
+    except ValueError as error:
+        raise ValueError(f"--{name}: {error}") from error
 
 
 def run_phase(
-    folder: Path, grids: Sequence[Grid], title: str, console: Console
+    folder: Path,
+    grids: Sequence[Grid],
+    ledger: Ledger,
+    title: str,
+    console: Console,
 ) -> None:
     """Runs all cells, and shows them.
 
     Raises:
-      LedgerError: the folder has another grid.
       OSError: the disk does not take the files.
     """
-    ledger = grids[0].ledger(folder)
     columns = (
         TextColumn("{task.description:<20}"),
         BarColumn(bar_width=24),
