@@ -6,7 +6,7 @@ channels; `flax_dimension_numbers` says so. Half of the 1797 digits is for train
     python examples/09_convolutions.py
 
 Seen after 1 and 10 epochs: AdamW 68 % and 97.2 %, EGD 88 % and 98.9 %, EGD with nothing
-set 94 % and 96.4 %. No learning rate was tuned.
+set 94 % and 97.8 %. No learning rate was tuned.
 """
 
 import sys

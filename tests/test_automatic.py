@@ -23,8 +23,8 @@ def tree(rng):
     return {"in": draw(3, 12), "out": draw(12, 2), "bias": draw(12)}
 
 
-def share(count, matrices=2):
-    return 1 / (12 * math.sqrt(matrices) + count / 10)
+def share(count, matrices=2, reversals=0.0):
+    return 1 / (12 * math.sqrt(matrices) + count / 10 + 7 * reversals)
 
 
 def radius(fan_in, fan_out):
@@ -40,29 +40,63 @@ def shares(tx, params, steps=2, grads=None):
     return found
 
 
+def cosine_of(x, y):
+    return np.sum(x * y) / (np.linalg.norm(x) * np.linalg.norm(y))
+
+
 def test_steps_are_those_of_the_docstring(tree, rng):
     tx = egd()
     params, state = tree, tx.init(tree)
     adam = optax.scale_by_adam()
     adam_state = adam.init(tree["bias"])
     own, trace = {k: np.asarray(v, np.float64) for k, v in tree.items()}, {}
-    for count in range(4):
+    mean = reversals = 0.0
+    for count in range(9):
+        # Back and forth, so that the share falls.
         grads = jax.tree.map(
-            lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), tree
+            lambda x, sign=(-1) ** count: jnp.asarray(
+                0.3 * rng.normal(size=x.shape) + sign * np.asarray(x), jnp.float32
+            ),
+            tree,
         )
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        for name in ("in", "out"):
-            grad = np.asarray(grads[name], np.float64)
+        matrices = {k: np.asarray(grads[k], np.float64) for k in ("in", "out")}
+        cosines = [cosine_of(matrices[k], trace[k]) for k in trace] or [0]
+        mean = 0.9 * mean + 0.1 * np.mean(cosines)
+        reversals += count / 100 * max(0, -mean - 0.2)
+        expected = share(count, reversals=reversals)
+        for name, grad in matrices.items():
             trace[name] = 0.8 * trace.get(name, 0) + grad
             direction = polar(grad + 0.8 * trace[name])
             edge = -radius(*grad.shape) * direction
-            own[name] += share(count) * (edge - own[name])
+            own[name] += expected * (edge - own[name])
         step, adam_state = adam.update(grads["bias"], adam_state)
-        own["bias"] -= 0.6 * share(count) * np.asarray(step)
-        assert float(optax.tree.get(state, "share")) == pytest.approx(share(count))
+        own["bias"] -= 0.6 * expected * np.asarray(step)
+        for name, value in [
+            ("share", expected),
+            ("cosine", mean),
+            ("reversals", reversals),
+        ]:
+            found = float(optax.tree.get(state, name))
+            assert found == pytest.approx(value, rel=1e-5, abs=1e-7)
+    assert reversals > 0.02
     for name, value in own.items():
         np.testing.assert_allclose(params[name], value, atol=2e-5)
+
+
+def test_after_100_steps_reversals_count_in_full(tree):
+    tx = egd()
+    _, state = tx.update(tree, tx.init(tree), tree)
+    opposite = jax.tree.map(jnp.negative, tree)
+    for count, part in ((50, 0.5), (100, 1), (100_000, 1)):
+        late = optax.tree.set(
+            state, count=jnp.asarray(count, jnp.int32), cosine=jnp.float32(-0.5)
+        )
+        _, after = tx.update(opposite, late, tree)
+        cosine = 0.9 * -0.5 + 0.1 * -1
+        found = float(optax.tree.get(after, "reversals"))
+        assert found == pytest.approx(part * (-cosine - 0.2), rel=1e-5)
 
 
 def test_vectors_are_drawn_back_to_where_they_began_from_step_1000_on(tree):

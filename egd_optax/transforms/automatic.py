@@ -1,7 +1,7 @@
 """The rates and decays of :func:`egd_optax.egd` where none are given."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,17 @@ from egd_optax.leaves.layouts import (
     matrix_layouts,
 )
 from egd_optax.leaves.mapping import map_leaves
+from egd_optax.transforms.oscillation import mean_cosine
 from egd_optax.transforms.shape_scaling import shape_factor
 
 # Found together on development problems that no result uses (docs/tuning.md).
 RADIUS = 5.0
 _STEPS_PER_LAYER = 12
 _STEPS_PER_STEP = 1 / 10
+_STEPS_PER_REVERSAL = 7
+_MEMORY = 0.9
+_USUAL_REVERSAL = 0.2
+_WARM_UP = 100
 _VECTOR_RADIUS = 0.6
 _ONSET_STEP = 1000
 
@@ -29,42 +34,67 @@ def radius(layout: MatrixLayout) -> jax.typing.ArrayLike:
 
 
 class AutomaticRatesState(NamedTuple):
-    """State of :func:`scale_by_automatic_rates`."""
+    """First half of the state of :func:`with_automatic_rates`; shapes are ()."""
 
-    # Steps so far; shape=(), dtype=int32.
+    cosine: jax.Array  # c; dtype=float32
+    # Steps so far; dtype=int32.
     count: jax.Array  # type: ignore[assignment]
-    share: jax.Array  # s of the last step; shape=(), dtype=float32
+    reversals: jax.Array  # V; dtype=float32
+    share: jax.Array  # s of the last step; dtype=float32
 
 
-def scale_by_automatic_rates(
+# Side by side, as optax.tree.set looks no further into a state where it has found one.
+_State = tuple[AutomaticRatesState, optax.OptState]
+
+
+def with_automatic_rates(
+    directions: optax.GradientTransformation,
     adam_learning_rate: optax.ScalarOrSchedule | None,
     weight_dimension_numbers: WeightDimensionNumbers = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Matrices move by s R, vectors by 0.6 s or Adam's rate, against the direction.
 
-    .. math:: s_t = \frac{1}{12 \sqrt{L} + t / 10}
+    .. math::
+      s_t &= \frac{1}{12 \sqrt{L} + t / 10 + 7 V_t} \\
+      V_t &= V_{t-1} + \min(1, t / 100) \, \max(0, -c_t - 0.2) \\
+      c_t &= 0.9 \, c_{t-1} + 0.1 \cos(G_t, M_{t-1})
 
     of L matrices. What many layers do to a function adds up as independent changes do,
-    in squares, so each may do less.
+    in squares, so each may do less. Where steps go back and forth, the share falls
+    sooner: the mean cosine of gradients with the momentum that ``directions`` has in
+    its state is below zero there. Steps of the beginning are large and go back and
+    forth anywhere.
     """
+    directions = optax.with_extra_args_support(directions)
 
-    def init_fn(params: optax.Params) -> AutomaticRatesState:
-        return AutomaticRatesState(jnp.zeros([], jnp.int32), _share(params, 0))
+    def init_fn(params: optax.Params) -> _State:
+        # Each has a buffer of its own, so that the state may be donated.
+        count, reversals = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32)
+        cosine, share = jnp.zeros([], jnp.float32), _share(params, count, reversals)
+        state = AutomaticRatesState(cosine, count, reversals, share)
+        return state, directions.init(params)
 
-    def _share(tree: optax.Params, count: jax.typing.ArrayLike) -> jax.Array:
+    def _share(tree: optax.Params, count: jax.Array, reversals: jax.Array) -> jax.Array:
         layouts = matrix_layouts(tree, weight_dimension_numbers)
         matrices = sum(layout.shape[0] for layout in layouts if layout is not None)
         layers = math.sqrt(max(1, matrices))
-        steps = _STEPS_PER_LAYER * layers + _STEPS_PER_STEP * count
-        return jnp.asarray(1 / steps, jnp.float32)
+        steps = _STEPS_PER_STEP * count + _STEPS_PER_REVERSAL * reversals
+        return jnp.asarray(1 / (_STEPS_PER_LAYER * layers + steps), jnp.float32)
 
     def update_fn(
         updates: optax.Updates,
-        state: AutomaticRatesState,
+        states: _State,
         params: optax.Params | None = None,
-    ) -> tuple[optax.Updates, AutomaticRatesState]:
-        del params
-        share = _share(updates, state.count)
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, _State]:
+        state, inner = states
+        momentum = optax.tree.get(inner, "trace")
+        now = mean_cosine(updates, momentum, weight_dimension_numbers)
+        cosine = _MEMORY * state.cosine + (1 - _MEMORY) * now
+        excess = jnp.maximum(0, -cosine - _USUAL_REVERSAL)
+        trust = jnp.minimum(1, state.count / _WARM_UP)
+        reversals = state.reversals + trust * excess
+        share = _share(updates, state.count, reversals)
         if adam_learning_rate is None:
             vector_rate = _VECTOR_RADIUS * share
         elif callable(adam_learning_rate):
@@ -76,10 +106,12 @@ def scale_by_automatic_rates(
             rate = vector_rate if layout is None else share * radius(layout)
             return leaf * jnp.asarray(-rate, leaf.dtype)
 
+        updates, inner = directions.update(updates, inner, params, **extra_args)
         updates = map_leaves(moved, weight_dimension_numbers, updates)
-        return updates, AutomaticRatesState(optax.safe_increment(state.count), share)
+        count = optax.safe_increment(state.count)
+        return updates, (AutomaticRatesState(cosine, count, reversals, share), inner)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def decay_into_balls(

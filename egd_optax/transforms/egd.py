@@ -25,7 +25,7 @@ from egd_optax.leaves.layouts import (
 from egd_optax.transforms.automatic import (
     decay_into_balls,
     pull_to_start,
-    scale_by_automatic_rates,
+    with_automatic_rates,
 )
 from egd_optax.transforms.egalitarian import scale_by_egd
 from egd_optax.transforms.precision import in_at_least_float32
@@ -69,17 +69,25 @@ def egd(
     method, Frank–Wolfe's, in the direction that momentum and whitening give):
 
     .. math::
-      s_t = \frac{1}{12 \sqrt{L} + t / 10}, \qquad
+      s_t = \frac{1}{12 \sqrt{L} + t / 10 + 7 V_t}, \qquad
       R = 5 \sqrt{\max(1, d_\text{out} / d_\text{in})}, \qquad
       \eta = s R, \qquad \lambda = 1 / R
 
-    with L the number of matrices in the tree. Vectors take Adam at 0.6 s, and from step
+    with L the number of matrices in the tree and V how much steps have gone back and
+    forth:
+
+    .. math::
+      V_t = V_{t-1} + \min(1, t / 100) \, \max(0, -c_t - 0.2), \qquad
+      c_t = 0.9 \, c_{t-1} + 0.1 \cos(G_t, M_{t-1})
+
+    with the cosine's mean over all matrices. Vectors take Adam at 0.6 s, and from step
     1000 on are drawn back to where they began, by the share s. No singular value comes
     to more than R, which is as regularizing as decay is elsewhere: a regression whose
     solution lies outside of the ball needs a learning rate and a decay of its own. The
     same constants serve two-layer nets on one-hots and on parities, MNIST and
     transformers; what they cost beside settings found for each is in
-    ``docs/tuning.md``. ``optax.tree.get(state, "share")`` is s of the last step.
+    ``docs/tuning.md``. ``optax.tree.get(state, "share")`` is s of the last step, and
+    "cosine" and "reversals" are c and V.
 
     With a learning rate of one's own, it has to fall: a step moves every direction of a
     matrix by it, at the end of training as at the start
@@ -145,7 +153,9 @@ def egd(
     2510.04930, for the whitening; momentum, decoupled decay and AdamW for the rest
     are this package's. Steps to the edge of a ball of the spectral norm: Pethick et
     al., *Training Deep Learning Models with Norm-Constrained LMOs*, arXiv 2502.07529;
-    the share and its fall with the steps are this package's.
+    the cosine that shortens the steps is Pflug's statistic (Monatshefte für Mathematik
+    110, 1990; Chee and Toulis, arXiv 1710.06382); the share and its fall are this
+    package's.
     """
     # Negative rates climb. A negative decay would be a sign mistaken.
     automatic = learning_rate is None
@@ -207,8 +217,11 @@ def egd(
         # Around both, so that a function meets the whole tree.
         mask = checked_mask("weight_decay_mask", weight_decay_mask)
         decays = optax.masked(decays, mask)
+    # The guard around both, so that one number counts the leaves that rest.
+    guarded = apply_unless_vanished(directions, vanishing_threshold)
+    decayed = optax.chain(guarded, decays)
     if learning_rate is None:
-        rates = scale_by_automatic_rates(adam_learning_rate, of_part)
+        tx = with_automatic_rates(decayed, adam_learning_rate, of_all)
     else:
         vector_rate = 1e-3 if adam_learning_rate is None else adam_learning_rate
         rates = partition(
@@ -216,9 +229,8 @@ def egd(
             optax.scale_by_learning_rate(vector_rate),
             of_part,
         )
-    # The guard around both, so that one number counts the leaves that rest.
-    guarded = apply_unless_vanished(directions, vanishing_threshold)
-    tx = in_at_least_float32(optax.chain(guarded, decays, rates))
+        tx = optax.chain(decayed, rates)
+    tx = in_at_least_float32(tx)
 
     def init_fn(params: optax.Params) -> optax.OptState:
         # The cast would drop imaginary parts.

@@ -1,0 +1,59 @@
+"""Whether steps move back and forth: the cosine of a gradient with the momentum."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.leaves.layouts import (
+    MatrixLayout,
+    WeightDimensionNumbers,
+    matrix_layouts,
+    to_matrices,
+)
+from egd_optax.meshes import same_everywhere
+from egd_optax.polar.linear_algebra import unit_scale
+
+
+def mean_cosine(
+    gradients: optax.Updates,
+    momentum: optax.Updates,
+    weight_dimension_numbers: WeightDimensionNumbers = None,
+) -> jax.Array:
+    r"""Mean over all matrices of the cosine of gradient and momentum, float32.
+
+    .. math:: \frac{\langle G_t, M_{t-1} \rangle}{\|G_t\|_F \, \|M_{t-1}\|_F}
+
+    Zero for a matrix where one of the two is zero or not finite. Of ``momentum`` no
+    leaves are there but those that are matrices.
+
+    Source: the sign of the product of successive gradients, below zero where steps move
+    back and forth around a minimum, is Pflug's statistic (*Non-asymptotic confidence
+    bounds for stochastic approximation algorithms with constant step size*,
+    Monatshefte für Mathematik 110, 1990; Chee and Toulis, arXiv 1710.06382). With the
+    momentum in place of the last gradient nothing more has to be stored.
+    """
+    layouts = matrix_layouts(gradients, weight_dimension_numbers)
+    leaves = zip(layouts, jax.tree.leaves(gradients), strict=True)
+    matrices = [(layout, leaf) for layout, leaf in leaves if layout is not None]
+    cosines = [
+        _cosines(layout, gradient, before)
+        for (layout, gradient), before in zip(
+            matrices, jax.tree.leaves(momentum), strict=True
+        )
+    ]
+    count = sum(map(len, cosines))
+    total = sum(map(jnp.sum, cosines), jnp.zeros([], jnp.float32))
+    return total / max(1, count)
+
+
+def _cosines(layout: MatrixLayout, gradient: jax.Array, before: jax.Array) -> jax.Array:
+    """One for each matrix of the leaf, float32."""
+
+    def of_leaves(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        g, m = (unit_scale(to_matrices(x, layout)) for x in pair)
+        product = jnp.linalg.norm(g, axis=(1, 2)) * jnp.linalg.norm(m, axis=(1, 2))
+        there = product > 0
+        cosine = jnp.sum((g.conj() * m).real, (1, 2)) / jnp.where(there, product, 1)
+        return jnp.where(there, cosine, 0).astype(jnp.float32)
+
+    return same_everywhere(of_leaves, (gradient, before))
