@@ -1,6 +1,6 @@
 """Each constant of egd() halved and doubled: where they come from, and what they bear.
 
-    python benchmarks/evidence/sensitivity.py  # half an hour on two cores
+    python benchmarks/evidence/sensitivity.py  # an hour on two cores
     python benchmarks/evidence/sensitivity.py --quick  # one constant, one problem
 
 Steps until held-out accuracy first reaches the threshold, median over three seeds, on
@@ -30,6 +30,10 @@ CONSTANTS = (
     "RADIUS",
     "_STEPS_PER_LAYER",
     "_STEPS_PER_STEP",
+    "_STEPS_PER_REVERSAL",
+    "_USUAL_REVERSAL",
+    "_NEWEST",
+    "_WARM_UP",
     "_VECTOR_RADIUS",
     "_ONSET_STEP",
 )

@@ -21,7 +21,7 @@ RADIUS = 5.0
 _STEPS_PER_LAYER = 12
 _STEPS_PER_STEP = 1 / 10
 _STEPS_PER_REVERSAL = 7
-_MEMORY = 0.9
+_NEWEST = 0.1
 _USUAL_REVERSAL = 0.2
 _WARM_UP = 100
 _VECTOR_RADIUS = 0.6
@@ -90,7 +90,7 @@ def with_automatic_rates(
         state, inner = states
         momentum = optax.tree.get(inner, "trace")
         now = mean_cosine(updates, momentum, weight_dimension_numbers)
-        cosine = _MEMORY * state.cosine + (1 - _MEMORY) * now
+        cosine = (1 - _NEWEST) * state.cosine + _NEWEST * now
         excess = jnp.maximum(0, -cosine - _USUAL_REVERSAL)
         trust = jnp.minimum(1, state.count / _WARM_UP)
         reversals = state.reversals + trust * excess
