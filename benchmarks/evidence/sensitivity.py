@@ -34,7 +34,8 @@ CONSTANTS = (
     "_USUAL_REVERSAL",
     "_NEWEST",
     "_WARM_UP",
-    "_VECTOR_RADIUS",
+    "_VECTOR_STEP",
+    "_VECTOR_PULL",
     "_ONSET_STEP",
 )
 MOMENTUM = 0.8

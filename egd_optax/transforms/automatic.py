@@ -24,7 +24,8 @@ _STEPS_PER_REVERSAL = 7
 _NEWEST = 0.1
 _USUAL_REVERSAL = 0.2
 _WARM_UP = 100
-_VECTOR_RADIUS = 0.6
+_VECTOR_STEP = 0.6
+_VECTOR_PULL = 0.3
 _ONSET_STEP = 1000
 
 
@@ -96,7 +97,7 @@ def with_automatic_rates(
         reversals = state.reversals + trust * excess
         share = _share(updates, state.count, reversals)
         if adam_learning_rate is None:
-            vector_rate = _VECTOR_RADIUS * share
+            vector_rate = _VECTOR_STEP * share
         elif callable(adam_learning_rate):
             vector_rate = adam_learning_rate(state.count)
         else:
@@ -152,9 +153,10 @@ class PullState(NamedTuple):
 def pull_to_start() -> optax.GradientTransformation:
     """From step 1000 on draws vectors to where they began: biases to 0, scales to 1.
 
-    Biases that are drawn back at once never grow to what an odd target needs (a
-    two-layer ReLU net without them is a linear function plus an even one), and those
-    that are never drawn back drown an even one in noise.
+    By 0.3 s of the way a step. Biases that are drawn back at once never grow to what an
+    odd target needs (a two-layer ReLU net without them is a linear function plus an
+    even one), drawn too hard they lose it again, and those that are never drawn back
+    drown an even one in noise.
     """
 
     def init_fn(params: optax.Params) -> PullState:
@@ -165,7 +167,7 @@ def pull_to_start() -> optax.GradientTransformation:
     def update_fn(
         updates: optax.Updates, state: PullState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, PullState]:
-        strength = jnp.where(state.count < _ONSET_STEP, 0, 1 / _VECTOR_RADIUS)
+        strength = jnp.where(state.count < _ONSET_STEP, 0, _VECTOR_PULL / _VECTOR_STEP)
         pulled = jax.tree.map(
             lambda u, w, start: u + strength.astype(u.dtype) * (w - start),
             *(updates, params, state.start),

@@ -81,7 +81,7 @@ def egd(
       c_t = 0.9 \, c_{t-1} + 0.1 \cos(G_t, M_{t-1})
 
     with the cosine's mean over all matrices. Vectors take Adam at 0.6 s, and from step
-    1000 on are drawn back to where they began, by the share s. No singular value comes
+    1000 on are drawn back to where they began, by 0.3 s. No singular value comes
     to more than R, which is as regularizing as decay is elsewhere: a regression whose
     solution lies outside of the ball needs a learning rate and a decay of its own. The
     same constants serve two-layer nets on one-hots and on parities, MNIST and
