@@ -1,5 +1,7 @@
 """Whether steps move back and forth: the cosine of a gradient with the momentum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -35,25 +37,22 @@ def mean_cosine(
     layouts = matrix_layouts(gradients, weight_dimension_numbers)
     leaves = zip(layouts, jax.tree.leaves(gradients), strict=True)
     matrices = [(layout, leaf) for layout, leaf in leaves if layout is not None]
+    pairs = zip(matrices, jax.tree.leaves(momentum), strict=True)
     cosines = [
-        _cosines(layout, gradient, before)
-        for (layout, gradient), before in zip(
-            matrices, jax.tree.leaves(momentum), strict=True
-        )
+        same_everywhere(functools.partial(_cosines, layout), (gradient, before))
+        for (layout, gradient), before in pairs
     ]
     count = sum(map(len, cosines))
     total = sum(map(jnp.sum, cosines), jnp.zeros([], jnp.float32))
     return total / max(1, count)
 
 
-def _cosines(layout: MatrixLayout, gradient: jax.Array, before: jax.Array) -> jax.Array:
-    """One for each matrix of the leaf, float32."""
-
-    def of_leaves(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        g, m = (unit_scale(to_matrices(x, layout)) for x in pair)
-        product = jnp.linalg.norm(g, axis=(1, 2)) * jnp.linalg.norm(m, axis=(1, 2))
-        there = product > 0
-        cosine = jnp.sum((g.conj() * m).real, (1, 2)) / jnp.where(there, product, 1)
-        return jnp.where(there, cosine, 0).astype(jnp.float32)
-
-    return same_everywhere(of_leaves, (gradient, before))
+# Outside of a program one call a leaf, not twenty.
+@functools.partial(jax.jit, static_argnums=0)
+def _cosines(layout: MatrixLayout, pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """One for each matrix of a leaf, float32."""
+    g, m = (unit_scale(to_matrices(x, layout)) for x in pair)
+    product = jnp.linalg.norm(g, axis=(1, 2)) * jnp.linalg.norm(m, axis=(1, 2))
+    there = product > 0
+    cosine = jnp.sum((g.conj() * m).real, (1, 2)) / jnp.where(there, product, 1)
+    return jnp.where(there, cosine, 0).astype(jnp.float32)
