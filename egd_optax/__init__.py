@@ -12,7 +12,7 @@ from egd_optax.polar.platform import polar_factor
 from egd_optax.polar.randomized import polar_by_randomized_svd
 from egd_optax.polar.svd import polar_by_svd
 from egd_optax.spectrum import condition_numbers, effective_ranks, singular_values
-from egd_optax.transforms.column_norm import normalize_by_column_norm
+from egd_optax.transforms.column_norm import normalize_by_column_norm, unit_columns
 from egd_optax.transforms.egalitarian import ScaleByEGDState, scale_by_egd
 from egd_optax.transforms.egd import egd
 from egd_optax.transforms.frobenius import (
@@ -81,4 +81,5 @@ __all__ = [
     "singular_values",
     "switch_on_metric",
     "tabulate_matrices",
+    "unit_columns",
 ]

@@ -45,6 +45,7 @@ NEEDED = {
         "after": optax.identity(),
     },
     "tabulate_matrices": {"params": PARAMS},
+    "unit_columns": {"x": MATRIX},
 }
 PUBLIC = {
     name: getattr(egd_optax, name)
@@ -186,6 +187,7 @@ WRONG = {
         "params": ({"kernel": jnp.ones((2, 2), int)}, {"kernel": "not an array"}),
         "weight_dimension_numbers": NUMBERS,
     },
+    "unit_columns": {"x": MATRICES},
 }
 # In place of the argument's own name, where the message names what is in it.
 SAYS = {

@@ -1,8 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from optax.contrib import MuonDimensionNumbers
 
-from egd_optax import normalize_by_column_norm
+from egd_optax import egd, normalize_by_column_norm, unit_columns
 
 
 def normalize(x, **kwargs):
@@ -38,3 +39,19 @@ def test_nan_stays_nan():
     result = np.asarray(normalize(x))
     assert np.isnan(result[0, 0])
     np.testing.assert_allclose(result[:, 1], np.sqrt(0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
+def test_unit_columns_are_those_without_a_floor(rng, dtype):
+    x = jnp.asarray(rng.normal(size=(2, 6, 4)), dtype).at[1, :, 2].set(0)
+    found = unit_columns(x)
+    assert found.dtype == x.dtype
+    for own, matrix in zip(found, x, strict=True):
+        np.testing.assert_array_equal(own, normalize(matrix, floor=0.0))
+
+
+def test_egd_takes_them_as_its_direction(rng):
+    x = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    tx = egd(0.5, momentum=0.0, weight_decay=0.0, polar_fn=unit_columns)
+    updates, _ = tx.update(x, tx.init(x), x)
+    np.testing.assert_allclose(updates, -0.5 * unit_columns(x), rtol=1e-6)

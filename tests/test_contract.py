@@ -54,6 +54,7 @@ OTHERS = {
     "polar_by_svd",
     "singular_values",
     "tabulate_matrices",
+    "unit_columns",
 }
 FACTORIES = sorted(ARGUMENTS)
 EXTRA = {"train_accuracy": 0.1, "nobody_expects_this": 1}

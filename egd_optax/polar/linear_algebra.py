@@ -98,7 +98,7 @@ def real_diagonal(gram: jax.Array) -> jax.Array:
     return jnp.diagonal(gram, axis1=-2, axis2=-1).real
 
 
-def unit_columns(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def scaled_columns(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Each column ``(..., m, n)`` over a power of two, its L2 norm then, the power.
 
     The norm itself may be more than the dtype holds.

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.arguments import check_number
+from egd_optax.arguments import check_number, checked_matrix
 from egd_optax.leaves.checks import check_dimension_numbers
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.leaves.mapping import map_matrices
-from egd_optax.meshes import brought_along
-from egd_optax.polar.linear_algebra import at_least_float32, unit_columns
+from egd_optax.meshes import brought_along, keep_sharding
+from egd_optax.polar.linear_algebra import at_least_float32, scaled_columns
 
 
 def normalize_by_column_norm(
@@ -59,10 +59,7 @@ def normalize_by_column_norm(
     check_dimension_numbers(weight_dimension_numbers)
 
     def normalize(x: jax.Array) -> jax.Array:
-        scaled, norm, scale = unit_columns(x.astype(at_least_float32(x.dtype)))
-        least = jnp.maximum(norm, jnp.asarray(brought_along(floor), norm.dtype) / scale)
-        least = jnp.where(least > 0, least, 1).astype(scaled.dtype)
-        return (scaled / least).astype(x.dtype)
+        return _divided(x, brought_along(floor))
 
     def update_fn(
         updates: optax.Updates,
@@ -74,3 +71,44 @@ def normalize_by_column_norm(
         return map_matrices(normalize, updates, weight_dimension_numbers), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)
+
+
+def unit_columns(x: jax.Array) -> jax.Array:
+    r"""Each column of a matrix over its L2 norm: a ``polar_fn`` without decomposition.
+
+    .. math:: D_{ij} = G_{ij} \, / \, \textstyle\sqrt{\sum_k |G_{kj}|^2}
+
+    Handed to :func:`egd_optax.egd` it takes the place of the polar factor: all output
+    units learn at the same speed, not all directions. A step costs about what one of
+    AdamW does. Where that is enough, and where it is not: ``docs/which_method.md``.
+
+    Args:
+      x: array of shape ``(..., fan_in, fan_out)``, floating or complex.
+
+    Returns:
+      An array of the shape and dtype of ``x``, computed in at least float32. Columns of
+      zeros stay zero; a column with NaN or infinity becomes NaN.
+
+    Raises:
+      ArgumentError: ``x`` has fewer than two axes or is neither floating nor complex.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from egd_optax import egd, unit_columns
+      >>> print(unit_columns(jnp.array([[3.0, 0.0], [4.0, 0.0]])).round(3))
+      [[0.6 0. ]
+       [0.8 0. ]]
+      >>> tx = egd(0.02, momentum=0.6, polar_fn=unit_columns)
+
+    Source: the direction of :func:`normalize_by_column_norm`; momentum before it and
+    decay after it, as in ``egd``, are this package's.
+    """
+    return keep_sharding(lambda x: _divided(x, 0.0), checked_matrix(x))
+
+
+def _divided(x: jax.Array, floor: jax.typing.ArrayLike) -> jax.Array:
+    """Columns over their norms, or over the floor where that is more."""
+    scaled, norm, scale = scaled_columns(x.astype(at_least_float32(x.dtype)))
+    least = jnp.maximum(norm, jnp.asarray(floor, norm.dtype) / scale)
+    least = jnp.where(least > 0, least, 1).astype(scaled.dtype)
+    return (scaled / least).astype(x.dtype)

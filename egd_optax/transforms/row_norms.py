@@ -13,7 +13,7 @@ from egd_optax.leaves.mapping import map_matrices
 from egd_optax.meshes import brought_along
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
-    unit_columns,
+    scaled_columns,
 )
 
 
@@ -68,7 +68,7 @@ def clip_weight_row_norms(
     check_dimension_numbers(weight_dimension_numbers)
 
     def factors(halves: jax.Array) -> jax.Array:
-        _, norm, scale = unit_columns(halves)
+        _, norm, scale = scaled_columns(halves)
         bound = jnp.asarray(brought_along(max_norm), norm.dtype) / 2 / scale
         factor = jnp.where(norm <= bound, 1, bound / norm)
         return jnp.broadcast_to(factor, halves.shape).astype(halves.dtype)

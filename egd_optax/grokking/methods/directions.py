@@ -28,17 +28,16 @@ def sign(x: jax.Array) -> jax.Array:
 
 def frobenius(x: jax.Array) -> jax.Array:
     """The whole matrix to unit norm."""
-    return _unit(x, (-2, -1))
+    norm = jnp.sqrt(jnp.sum(x**2, axis=(-2, -1), keepdims=True))
+    return x / jnp.maximum(norm, jnp.finfo(x.dtype).tiny)
 
 
-def columns(x: jax.Array) -> jax.Array:
-    """Each output unit's gradient to unit norm; matrices are (fan_in, fan_out)."""
-    return _unit(x, -2)
+columns = egd_optax.unit_columns
 
 
 def rows(x: jax.Array) -> jax.Array:
     """The gradient of what each input gives to unit norm."""
-    return _unit(x, -1)
+    return egd_optax.unit_columns(x.mT).mT
 
 
 def five_steps(x: jax.Array) -> jax.Array:
@@ -70,8 +69,3 @@ def randomized(rank: jax.typing.ArrayLike) -> Direction:
         return lax.switch(place, list(map(of_rank, RANKS)), x, key)
 
     return direction
-
-
-def _unit(x: jax.Array, axes: int | tuple[int, int]) -> jax.Array:
-    norm = jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
-    return x / jnp.maximum(norm, jnp.finfo(x.dtype).tiny)
