@@ -147,7 +147,7 @@ def _alternatives(names: Iterable[str]) -> str:
 
 
 def _in_words(kind: Any) -> str:
-    words = {int: "a whole number", float: "a number", Path: "a folder"}
+    words = {int: "a whole number", float: "a number", Path: "a path"}
     if typing.get_origin(kind) is Literal:
         return _alternatives(typing.get_args(kind))
     choices = typing.get_args(kind) or (kind,)
