@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.evidence import _regret_pages, regret
 from benchmarks.evidence._cells import PLATEAU, RESULTS
 from benchmarks.evidence._means import family_means, seconds_to_generalize
 from benchmarks.evidence._results_page import race_results
@@ -273,3 +274,14 @@ def test_the_film_is_of_a_circuit_that_is_spread_out():
     assert len(shares) == 3
     assert sum(shares) == pytest.approx(0.2, abs=0.02)
     assert float(last["test accuracy"]) > 0.95
+
+
+def test_nothing_set_is_within_reach_of_searched_settings_everywhere():
+    assert _regret_pages.mean(cells(), "egd-auto") <= 1.5
+    assert _regret_pages.worst(cells(), "egd-auto") <= 3
+    table = read_table(RESULTS / "regret.csv")
+    assert {line["problem"] for line in table} == set(regret.problems())
+    for line in table:
+        # With the slowest seed in brackets.
+        assert "not within" not in line["egd-auto sustained"]
+        assert ">" not in line["egd-auto sustained"]
