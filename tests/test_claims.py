@@ -125,6 +125,19 @@ def all_seeds_get_there_with_nothing_set_and_stay():
     )
 
 
+def nothing_set_is_within_reach_of_searched_settings():
+    table = read_table(RESULTS / "regret.csv")
+    assert {line["problem"] for line in table} == set(regret.problems())
+    # The slowest seed in brackets.
+    stays = [line["egd-auto sustained"] for line in table]
+    return (
+        len(table) == 14
+        and not any("not within" in each or ">" in each for each in stays)
+        and _regret_pages.mean(cells(), "egd-auto") <= 1.5
+        and _regret_pages.worst(cells(), "egd-auto") <= 2.2
+    )
+
+
 def nothing_set_is_sooner_than_what_was_published():
     every = [row for row in rows("full") if row.problem.family != "transformer"]
     own = of_rows("egd-auto", [row.name for row in every])
@@ -197,6 +210,7 @@ CLAIMS = {
     "takes up to 1.5 times the steps of the tuned recipe": nothing_set_costs_little,
     "it is second, within 1.1 times": nothing_set_is_second_on_parities,
     "All of its seeds get there": all_seeds_get_there_with_nothing_set_and_stay,
+    "on 14 problems that nobody": nothing_set_is_within_reach_of_searched_settings,
     "sooner than the best published": nothing_set_is_sooner_than_what_was_published,
     "whitening at rank 48": leading_directions_are_enough_on_mnist,
     "AdamW takes more than four times": leading_directions_are_enough_on_mnist,
@@ -274,14 +288,3 @@ def test_the_film_is_of_a_circuit_that_is_spread_out():
     assert len(shares) == 3
     assert sum(shares) == pytest.approx(0.2, abs=0.02)
     assert float(last["test accuracy"]) > 0.95
-
-
-def test_nothing_set_is_within_reach_of_searched_settings_everywhere():
-    assert _regret_pages.mean(cells(), "egd-auto") <= 1.5
-    assert _regret_pages.worst(cells(), "egd-auto") <= 3
-    table = read_table(RESULTS / "regret.csv")
-    assert {line["problem"] for line in table} == set(regret.problems())
-    for line in table:
-        # With the slowest seed in brackets.
-        assert "not within" not in line["egd-auto sustained"]
-        assert ">" not in line["egd-auto sustained"]
