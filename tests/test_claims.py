@@ -288,3 +288,25 @@ def test_the_film_is_of_a_circuit_that_is_spread_out():
     assert len(shares) == 3
     assert sum(shares) == pytest.approx(0.2, abs=0.02)
     assert float(last["test accuracy"]) > 0.95
+
+
+def test_the_trials_with_the_transformer_are_those_of_the_search():
+    lines = read_table(RESULTS / "search" / "transformer" / "finals.csv")
+    best: dict[str, float] = {}
+    for line in lines:
+        name, score = line["optimizer"], float(line["score"])
+        best[name] = min(score, best.get(name, math.inf))
+    said = re.search(r"has reached (\d+) of the (\d+) methods there", README)
+    assert said.groups() == (f"{len(best)}", f"{len(TUNED)}")
+    text = " ".join(README[said.start() :].split())
+    for name in ("egd", "five-steps", "randomized", "muon", "adamw"):
+        (number,) = re.findall(rf"`{name}` (\d+)(?: steps)?[,;]", text)[:1]
+        assert number == f"{best[name]:.0f}"
+    assert "`columns`, `frobenius` and `momentum` were not there" in text
+    trials = read_table(RESULTS / "search" / "transformer" / "trials.csv")
+    of_three = [
+        x for x in trials if x["optimizer"] in ("columns", "frobenius", "momentum")
+    ]
+    assert len(of_three) == 3 * 32
+    columns = [name for name in trials[0] if name.startswith("steps ")]
+    assert all(line[name] in ("", "inf") for line in of_three for name in columns)
