@@ -185,6 +185,42 @@ def test_parts_can_be_given(tree):
     np.testing.assert_allclose(updates["bias"], -0.2 * tree["bias"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["trace", "count", "start", "inner"])
+def test_parameters_may_have_the_names_of_states(tree, name):
+    expected = shares(egd(), {"x": tree["in"], **tree})
+    assert shares(egd(), {name: tree["in"], **tree}) == expected
+    assert shares(egd(), {name: {"x": tree["in"]}, **tree}) == expected
+
+
+def test_what_it_did_is_found_whatever_parameters_are_called(tree):
+    state = egd().init({"share": tree["bias"], "cosine": tree["in"]})
+    assert optax.tree.get(state, "AutomaticRatesState").share == share(0, 1)
+
+
+@pytest.mark.parametrize("frozen", ["in", "bias"])
+def test_gradients_that_do_not_fit_are_refused_as_with_a_rate(tree, frozen):
+    grads = {**tree, frozen: None}
+    for tx in (egd(), egd(0.1)):
+        with pytest.raises(ArgumentError, match=r"2 leaves and 3|do not fit"):
+            tx.update(grads, tx.init(tree), tree)
+
+
+def test_steps_can_be_differentiated_where_a_gradient_is_zero(tree):
+    # As that of a layer before one that starts at zero.
+    grads = {**tree, "in": jnp.zeros_like(tree["in"])}
+
+    def moved(scale):
+        params, tx = tree, egd()
+        state = tx.init(params)
+        for _ in range(2):
+            given = jax.tree.map(lambda g: scale * g, grads)
+            updates, state = tx.update(given, state, params)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params["out"] ** 2)
+
+    assert bool(jnp.isfinite(jax.grad(moved)(1.0)))
+
+
 @pytest.mark.parametrize("scaling", [{"width_scaling": True}, {"consistent_rms": 0.2}])
 def test_a_scaling_needs_a_rate(scaling):
     (name,) = scaling

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
-from test_contract import ARGUMENTS, EXTRA, FACTORIES, make
+from test_contract import ARGUMENTS, EXTRA, FACTORIES, factory, make
 
 import egd_optax
 
@@ -91,7 +91,7 @@ def test_masked_leaves_the_others_alone(name):
 @pytest.mark.parametrize("name", WITH_NUMBERS)
 def test_a_tree_of_numbers_for_all_leaves_fits_under_a_mask(name):
     numbers = {"matrix": MuonDimensionNumbers(1, 0), "twin": None, "vector": None}
-    make_with = functools.partial(getattr(egd_optax, name), **ARGUMENTS[name])
+    make_with = functools.partial(factory(name), **ARGUMENTS[name])
     mask = {"matrix": True, "twin": False, "vector": True}
     results = run(optax.masked(make_with(weight_dimension_numbers=numbers), mask))
     mine = ("matrix", "vector")
@@ -138,11 +138,11 @@ STATIC = {
 @pytest.mark.parametrize("name", sorted(STATIC))
 def test_inject_hyperparams_with_static_arguments(name):
     arguments = ARGUMENTS[name] | STATIC[name]
-    factory = getattr(egd_optax, name)
-    injected = optax.inject_hyperparams(factory, static_args=tuple(STATIC[name]))
+    make_with = factory(name)
+    injected = optax.inject_hyperparams(make_with, static_args=tuple(STATIC[name]))
     extra = {"validation_accuracy": 1.0}
     chex.assert_trees_all_close(
-        run(injected(**arguments), **extra), run(factory(**arguments), **extra)
+        run(injected(**arguments), **extra), run(make_with(**arguments), **extra)
     )
 
 
@@ -164,11 +164,11 @@ def test_inject_hyperparams_with_static_arguments(name):
     ],
 )
 def test_an_injected_number_can_be_set_between_steps(name, argument):
-    factory = getattr(egd_optax, name)
+    make_with = factory(name)
     arguments = dict(ARGUMENTS[name])
     if name == "grokfast_ma":
         arguments["window_size"] = np.int64(1)
-    tx = optax.inject_hyperparams(factory)(**(arguments | {argument: 0.75}))
+    tx = optax.inject_hyperparams(make_with)(**(arguments | {argument: 0.75}))
     # A switch with a threshold of 0.75 has switched, one with 0.9 has not.
     accuracy = 0.8 if argument == "threshold" else 1.0
     extra = EXTRA | {"train_accuracy": accuracy}
@@ -177,9 +177,9 @@ def test_an_injected_number_can_be_set_between_steps(name, argument):
     state = optax.tree.set(tx.init(PARAMS), **{argument: 0.9})
     updates, state = tx.update(grads[0], state, PARAMS, **extra)
     updates, _ = tx.update(grads[1], state, PARAMS, **extra)
-    expected = run(factory(**(arguments | {argument: 0.9})), grads[:2], **extra)
+    expected = run(make_with(**(arguments | {argument: 0.9})), grads[:2], **extra)
     chex.assert_trees_all_close(updates, expected[-1], rtol=1e-5)
-    other = run(factory(**(arguments | {argument: 0.75})), grads[:2], **extra)
+    other = run(make_with(**(arguments | {argument: 0.75})), grads[:2], **extra)
     assert not np.allclose(other[-1]["matrix"], updates["matrix"])
 
 
@@ -208,7 +208,7 @@ def test_a_step_that_is_not_finite_never_happened(name, bad):
 
 
 def descent(name):
-    if name == "egd":
+    if name in ("egd", "egd()"):
         return make(name)
     return optax.chain(make(name), optax.sgd(1e-2))
 
@@ -277,7 +277,7 @@ def test_dimension_numbers_come_in_all_forms_that_muon_takes(name, form):
     if form == "prefix":
         params, grads = nested(params), [nested(grad) for grad in grads]
         expected = [nested(updates) for updates in expected]
-    results = run(getattr(egd_optax, name)(**arguments), grads, params)
+    results = run(factory(name)(**arguments), grads, params)
     chex.assert_trees_all_close(results, expected, rtol=1e-5, atol=1e-6)
     muon = optax.contrib.muon(0.1, muon_weight_dimension_numbers=given)
     run(muon, grads, params)

@@ -24,6 +24,7 @@ ARGUMENTS = {
     "clip_weight_row_norms": {"max_norm": 2.0},
     "delayed_frobenius_penalty": {},
     "egd": {"learning_rate": 1e-2},
+    "egd()": {},  # which is another optimizer
     "grokfast_ema": {},
     "grokfast_ma": {},
     "normalize_by_column_norm": {},
@@ -60,13 +61,17 @@ FACTORIES = sorted(ARGUMENTS)
 EXTRA = {"train_accuracy": 0.1, "nobody_expects_this": 1}
 
 
+def factory(name):
+    return getattr(egd_optax, name.removesuffix("()"))
+
+
 def make(name):
-    return getattr(egd_optax, name)(**ARGUMENTS[name])
+    return factory(name)(**ARGUMENTS[name])
 
 
 def optimizer(name):
     """A transformation made to descend; an alias does already."""
-    if name == "egd":
+    if name in ("egd", "egd()"):
         return make(name)
     if name == "clip_weight_row_norms":
         return optax.chain(optax.scale_by_learning_rate(1e-2), make(name))
@@ -79,7 +84,7 @@ def test_every_public_factory_is_tested():
         for name in egd_optax.__all__
         if inspect.isfunction(getattr(egd_optax, name))
     }
-    assert public == set(FACTORIES) | OTHERS
+    assert public == set(FACTORIES) - {"egd()"} | OTHERS
 
 
 def mixed_target(dtype):
@@ -129,8 +134,11 @@ def test_accepts_extra_arguments_and_compiles_once(name):
 
 
 @pytest.mark.parametrize("target", [mixed_target, rosenbrock])
-# ⊥Grad turns the weights but keeps their norm: tests/test_constraints.py.
-@pytest.mark.parametrize("name", sorted(set(FACTORIES) - {"orthogonal_gradient"}))
+# ⊥Grad turns the weights but keeps their norm: tests/test_constraints.py. Steps of
+# egd() fall as the bounce around a minimum does, in more steps than these.
+@pytest.mark.parametrize(
+    "name", sorted(set(FACTORIES) - {"orthogonal_gradient", "egd()"})
+)
 def test_converges(name, target):
     if target is rosenbrock and name != "egd":
         # Plain descent leaves the valley at any useful learning rate.
@@ -149,11 +157,11 @@ def test_converges(name, target):
 @pytest.mark.filterwarnings("ignore:leaves of more than two axes")
 @pytest.mark.parametrize("name", FACTORIES)
 def test_survives_inject_hyperparams(name):
-    factory, arguments = getattr(egd_optax, name), ARGUMENTS[name]
+    make_with, arguments = factory(name), ARGUMENTS[name]
     params = {"a": -jnp.ones((2, 3)), "b": jnp.ones((2, 5, 2)), "c": jnp.ones(3)}
     grads = jax.tree.map(jnp.negative, params)
-    plain = factory(**arguments)
-    injected = optax.inject_hyperparams(factory)(**arguments)
+    plain = make_with(**arguments)
+    injected = optax.inject_hyperparams(make_with)(**arguments)
     state, injected_state = jax.jit(plain.init)(params), jax.jit(injected.init)(params)
     for _ in range(2):
         updates, state = jax.jit(plain.update)(grads, state, params, **EXTRA)
@@ -234,7 +242,8 @@ def test_zero_gradients_stay_finite(name):
     chex.assert_trees_all_close(updates, params)
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+# The steps of egd() depend on how many matrices there are.
+@pytest.mark.parametrize("name", sorted(set(FACTORIES) - {"egd()"}))
 def test_leaves_without_values_are_passed_over(name):
     params, _, loss = mixed_target(jnp.float32)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)

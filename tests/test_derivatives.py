@@ -10,9 +10,8 @@ import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
 from reference import polar
-from test_contract import ARGUMENTS, EXTRA, FACTORIES
+from test_contract import ARGUMENTS, EXTRA, FACTORIES, factory
 
-import egd_optax
 from egd_optax import (
     add_log_det_penalty,
     condition_numbers,
@@ -155,7 +154,7 @@ def test_two_steps_of_each_transformation(rng, name):
         # The derivative is that of the limit.
         arguments = arguments | {"power_iterations": 40}
     with jax.enable_x64(True):
-        tx = getattr(egd_optax, name)(**arguments)
+        tx = factory(name)(**arguments)
         weights = tree(rng)
         x, dx = ((tree(rng), [tree(rng), tree(rng)]) for _ in range(2))
 

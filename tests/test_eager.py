@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_contract import ARGUMENTS, FACTORIES, make
+from test_contract import ARGUMENTS, FACTORIES, factory, make
 
 import egd_optax
 
@@ -26,7 +26,7 @@ def plain(name):
 
 def injected(name):
     arguments = ARGUMENTS[name]
-    return optax.inject_hyperparams(getattr(egd_optax, name))(**arguments)
+    return optax.inject_hyperparams(factory(name))(**arguments)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from optax.contrib import MuonDimensionNumbers
-from test_contract import ARGUMENTS, EXTRA, FACTORIES, OTHERS
+from test_contract import ARGUMENTS, EXTRA, FACTORIES, OTHERS, factory
 
 import egd_optax
 
@@ -22,7 +22,7 @@ def two_steps(name, tree):
     scheduled = dict.fromkeys(numbers, SCHEDULES["inverse_time_decay"])
     results = []
     for arguments in (ARGUMENTS[name], ARGUMENTS[name] | scheduled):
-        tx = getattr(egd_optax, name)(**arguments)
+        tx = factory(name)(**arguments)
         updates, state = tx.update(tree, tx.init(tree), tree, **EXTRA)
         results.append(tx.update(updates, state, tree, **EXTRA)[0])
     return results
@@ -30,7 +30,7 @@ def two_steps(name, tree):
 
 def use(name, x):
     """What a public function gives for a stack of matrices, in all its branches."""
-    fn = getattr(egd_optax, name)
+    fn = factory(name)
     if name in FACTORIES:
         matrices = {str(index): matrix for index, matrix in enumerate(x)}
         return two_steps(
@@ -40,7 +40,7 @@ def use(name, x):
         return SCHEDULES[name](jnp.asarray(2)), SCHEDULES[name](2)
     if name == "polar_by_randomized_svd":
         return [fn(x, rank, key=jax.random.key(0)) for rank in (1, 3)]
-    if name.startswith("polar_"):
+    if name == "unit_columns" or name.startswith("polar_"):
         return fn(x), fn(x[0].mT)
     if name == "tabulate_matrices":
         return len(fn(x))

@@ -79,7 +79,8 @@ def with_automatic_rates(
         layouts = matrix_layouts(tree, weight_dimension_numbers)
         matrices = sum(layout.shape[0] for layout in layouts if layout is not None)
         layers = math.sqrt(max(1, matrices))
-        steps = _STEPS_PER_STEP * count + _STEPS_PER_REVERSAL * reversals
+        steps = _STEPS_PER_STEP * jnp.asarray(count, jnp.float32)
+        steps += _STEPS_PER_REVERSAL * reversals
         return jnp.asarray(1 / (_STEPS_PER_LAYER * layers + steps), jnp.float32)
 
     def update_fn(
@@ -89,8 +90,9 @@ def with_automatic_rates(
         **extra_args: Any,
     ) -> tuple[optax.Updates, _State]:
         state, inner = states
-        momentum = optax.tree.get(inner, "trace")
-        now = mean_cosine(updates, momentum, weight_dimension_numbers)
+        # Before all else, as it refuses gradients that do not fit.
+        moves, after = directions.update(updates, inner, params, **extra_args)
+        now = mean_cosine(updates, _momentum(inner), weight_dimension_numbers)
         cosine = (1 - _NEWEST) * state.cosine + _NEWEST * now
         excess = jnp.maximum(0, -cosine - _USUAL_REVERSAL)
         trust = jnp.minimum(1, state.count / _WARM_UP)
@@ -107,12 +109,20 @@ def with_automatic_rates(
             rate = vector_rate if layout is None else share * radius(layout)
             return leaf * jnp.asarray(-rate, leaf.dtype)
 
-        updates, inner = directions.update(updates, inner, params, **extra_args)
-        updates = map_leaves(moved, weight_dimension_numbers, updates)
+        updates = map_leaves(moved, weight_dimension_numbers, moves)
         count = optax.safe_increment(state.count)
-        return updates, (AutomaticRatesState(cosine, count, reversals, share), inner)
+        return updates, (AutomaticRatesState(cosine, count, reversals, share), after)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _momentum(state: optax.OptState) -> optax.Updates:
+    """That of ``optax.trace``; parameters may have the name, too."""
+
+    def is_field(path: Any, _: Any) -> bool:
+        return getattr(path[-1], "tuple_name", None) == optax.TraceState.__name__
+
+    return optax.tree.get(state, "trace", filtering=is_field)
 
 
 def decay_into_balls(

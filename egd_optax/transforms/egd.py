@@ -87,7 +87,8 @@ def egd(
     same constants serve two-layer nets on one-hots and on parities, MNIST and
     transformers; what they cost beside settings found for each is in
     ``docs/tuning.md``. ``optax.tree.get(state, "share")`` is s of the last step, and
-    "cosine" and "reversals" are c and V.
+    "cosine" and "reversals" are c and V (all in "AutomaticRatesState", if parameters
+    have such names).
 
     With a learning rate of one's own, it has to fall: a step moves every direction of a
     matrix by it, at the end of training as at the start

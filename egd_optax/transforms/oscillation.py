@@ -13,7 +13,7 @@ from egd_optax.leaves.layouts import (
     to_matrices,
 )
 from egd_optax.meshes import same_everywhere
-from egd_optax.polar.linear_algebra import unit_scale
+from egd_optax.polar.linear_algebra import largest_magnitude, unit_scale
 
 
 def mean_cosine(
@@ -51,8 +51,16 @@ def mean_cosine(
 @functools.partial(jax.jit, static_argnums=0)
 def _cosines(layout: MatrixLayout, pair: tuple[jax.Array, jax.Array]) -> jax.Array:
     """One for each matrix of a leaf, float32."""
-    g, m = (unit_scale(to_matrices(x, layout)) for x in pair)
+    g, m = (to_matrices(x, layout) for x in pair)
+    # The slope of a norm at zero is infinite, also where the norm is not asked for.
+    there = _has_direction(g) & _has_direction(m)
+    g, m = (unit_scale(jnp.where(there, x, jnp.ones_like(x))) for x in (g, m))
     product = jnp.linalg.norm(g, axis=(1, 2)) * jnp.linalg.norm(m, axis=(1, 2))
-    there = product > 0
-    cosine = jnp.sum((g.conj() * m).real, (1, 2)) / jnp.where(there, product, 1)
-    return jnp.where(there, cosine, 0).astype(jnp.float32)
+    cosine = jnp.sum((g.conj() * m).real, (1, 2)) / jnp.maximum(product, 1e-30)
+    return jnp.where(there[:, 0, 0], cosine, 0).astype(jnp.float32)
+
+
+def _has_direction(x: jax.Array) -> jax.Array:
+    """Neither zero nor without number, of each matrix; shape=(batch, 1, 1)."""
+    largest = largest_magnitude(x, axis=(1, 2))
+    return largest >= jnp.finfo(largest.dtype).tiny
