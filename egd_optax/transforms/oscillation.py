@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from egd_optax.leaves.layouts import (
     MatrixLayout,
@@ -13,7 +14,11 @@ from egd_optax.leaves.layouts import (
     to_matrices,
 )
 from egd_optax.meshes import same_everywhere
-from egd_optax.polar.linear_algebra import largest_magnitude, unit_scale
+from egd_optax.polar.linear_algebra import (
+    at_least_float32,
+    largest_magnitude,
+    unit_scale,
+)
 
 
 def mean_cosine(
@@ -52,12 +57,33 @@ def mean_cosine(
 def _cosines(layout: MatrixLayout, pair: tuple[jax.Array, jax.Array]) -> jax.Array:
     """One for each matrix of a leaf, float32."""
     g, m = (to_matrices(x, layout) for x in pair)
+    g, m = (x.astype(at_least_float32(x.dtype)) for x in (g, m))
+    sizes = [_inner(x, x) for x in (g, m)]
+    usual = functools.reduce(jnp.logical_and, map(_can_be_rooted, sizes))
+    roots = [jnp.sqrt(jnp.where(usual, size, 1)) for size in sizes]
+    cosine = jnp.where(usual, _inner(g, m), 0) / roots[0] / roots[1]
+    # Not always with scales: on a CPU they took a third of a training step on MNIST.
+    return lax.cond(
+        jnp.all(usual), lambda *_: cosine, _cosines_at_any_scale, g, m
+    ).astype(jnp.float32)
+
+
+def _cosines_at_any_scale(g: jax.Array, m: jax.Array) -> jax.Array:
     # The slope of a norm at zero is infinite, also where the norm is not asked for.
     there = _has_direction(g) & _has_direction(m)
     g, m = (unit_scale(jnp.where(there, x, jnp.ones_like(x))) for x in (g, m))
-    product = jnp.linalg.norm(g, axis=(1, 2)) * jnp.linalg.norm(m, axis=(1, 2))
-    cosine = jnp.sum((g.conj() * m).real, (1, 2)) / jnp.maximum(product, 1e-30)
-    return jnp.where(there[:, 0, 0], cosine, 0).astype(jnp.float32)
+    cosine = _inner(g, m) / jnp.sqrt(_inner(g, g)) / jnp.sqrt(_inner(m, m))
+    return jnp.where(there[:, 0, 0], cosine, 0)
+
+
+def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Real part of the inner product of each two matrices; shape=(batch,)."""
+    return jnp.sum((x.conj() * y).real, axis=(1, 2))
+
+
+def _can_be_rooted(size: jax.Array) -> jax.Array:
+    """No square that counts has over- or underflowed."""
+    return (size > 1e-30) & (size < jnp.inf)
 
 
 def _has_direction(x: jax.Array) -> jax.Array:
