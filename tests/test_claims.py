@@ -120,17 +120,18 @@ def nothing_set_costs_little():
 def nothing_set_is_second_on_parities():
     found = steps("parity", RECIPES)
     first, second = list(found)[:2]
-    near = found[second] <= 1.1 * found[first]
+    near = found[second] <= 1.2 * found[first]
     return (first, second) == ("five-steps", "egd-auto") and near
 
 
-def all_seeds_get_there_with_nothing_set_and_stay():
-    every = [row.name for row in rows("full")]
-    found = [cell for name in every for cell in cells()[name]]
-    own = [cell.crossing("sustained") for cell in found if cell.recipe == "egd-auto"]
-    return len(own) == len(every) and all(
-        map(np.all, (np.isfinite(c.steps) for c in own))
-    )
+def all_seeds_but_one_get_there_with_nothing_set_and_stay():
+    missing = {}
+    for row in rows("full"):
+        (own,) = (c for c in cells()[row.name] if c.recipe == "egd-auto")
+        late = ~np.isfinite(own.crossing("sustained").steps)
+        if late.any():
+            missing[row.name] = (late.sum(), len(late))
+    return missing == {"parity-4": (1, 10)}
 
 
 def nothing_set_is_within_reach_of_searched_settings():
@@ -167,21 +168,44 @@ def cheap_ones_are_near():
     return max(found["adamw"], found["columns"]) <= 1.2 * min(found.values())
 
 
-def a_step_is_shorter_than_that_of_muon():
-    pairs = zip(
-        times_adamw("modular", "egd"), times_adamw("modular", "muon"), strict=True
-    )
-    return all(own < other for own, other in pairs)
+SMALL = ("modular", "parity", "mnist")
 
 
 def a_step_costs_as_much():
-    small = [
-        ratio
-        for family in ("modular", "parity", "mnist")
-        for ratio in times_adamw(family, "egd")
-    ]
+    small = [ratio for family in SMALL for ratio in times_adamw(family, "egd")]
     large = times_adamw("transformer", "egd")
-    return 1.2 <= min(large) <= max(large) <= 1.5 and 2 <= min(small) <= max(small) <= 7
+    cheap = [ratio for family in SMALL for ratio in times_adamw(family, "columns")]
+    return (
+        1.4 <= min(large) <= max(large) <= 1.6
+        and 2 <= min(small) <= max(small) <= 5
+        and max(cheap) <= 1.2
+    )
+
+
+def seconds(family):
+    """Geometric means of the methods over the family's rows, the least first."""
+    means = family_means(rows("full"), cells(), seconds_to_generalize(cells()))
+    found = {n: mean.seconds for n, mean in means[family].items() if n in TUNED}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def cheap_ones_are_first_by_the_clock():
+    one_hots = seconds("modular")
+    return (
+        next(iter(one_hots)) == "adamw"
+        and one_hots["columns"] <= 1.2 * one_hots["adamw"]
+        and next(iter(seconds("parity"))) == "columns"
+    )
+
+
+def cheap_ones_need_a_third_on_mnist():
+    found = seconds("mnist")
+    first, second = list(found)[:2]
+    return (
+        {first, second} == {"rows", "columns"}
+        and found["columns"] <= 1.1 * found[first]
+        and 3 * found[second] <= found["egd"]
+    )
 
 
 def equal_terms_are_where_it_says():
@@ -216,18 +240,19 @@ CLAIMS = {
     "within 1.6 times of the first": tuning_is_most_of_the_plateau,
     "AdamW and normalized columns, which": cheap_ones_are_near,
     "takes up to 1.5 times the steps of the tuned recipe": nothing_set_costs_little,
-    "it is second, within 1.1 times": nothing_set_is_second_on_parities,
-    "All of its seeds get there": all_seeds_get_there_with_nothing_set_and_stay,
+    "it is second, within 1.2 times": nothing_set_is_second_on_parities,
+    "All of its seeds get there": all_seeds_but_one_get_there_with_nothing_set_and_stay,
     "on 14 problems that nobody": nothing_set_is_within_reach_of_searched_settings,
     "sooner than the best published": nothing_set_is_sooner_than_what_was_published,
     "whitening at rank 48": leading_directions_are_enough_on_mnist,
     "AdamW takes more than four times": leading_directions_are_enough_on_mnist,
     "`five-steps` first, then columns": four_solve_all_parities,
     "`egd` is the first on 3 bits": egd_is_first_on_three_bits_and_fails_on_four,
-    "on one-hots a shorter step on a CPU": a_step_is_shorter_than_that_of_muon,
     "steps until test accuracy first reaches 95 %": None,
     "the best published result, and plain SGD": None,
-    "takes 1.2 to 1.5 times as long as one of AdamW": a_step_costs_as_much,
+    "takes 1.4 to 1.6 times as long as one of AdamW": a_step_costs_as_much,
+    "first by the clock on one-hots": cheap_ones_are_first_by_the_clock,
+    "need a third of the time": cheap_ones_need_a_third_on_mnist,
     "`egd-grok race … --settings": None,
 }
 
@@ -253,6 +278,9 @@ def test_the_numbers_of_which_method_are_those_of_the_tables():
     means = steps("modular")
     assert found == (f"{means['columns']:.0f}", f"{means['egd']:.0f}")
     assert "within 1.6 times the steps" in page
+    # As README says.
+    assert "takes 2 to 5 times as long as one of AdamW on small nets" in page
+    assert "within 1.1 times of the first on MNIST" in page
 
 
 @pytest.mark.slow
