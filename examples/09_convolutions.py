@@ -5,8 +5,9 @@ channels; `flax_dimension_numbers` says so. Half of the 1797 digits is for train
 
     python examples/09_convolutions.py
 
-Seen after 1 and 10 epochs: AdamW 68 % and 97.2 %, EGD 88 % and 98.9 %, EGD with nothing
-set 94 % and 97.8 %. No learning rate was tuned.
+Seen after 1 and 10 epochs, and the loss then: AdamW 68 % and 97.2 %, 0.096; EGD 88 %
+and 98.9 %, 0.042; EGD with nothing set 94 % and 97.8 %, 0.074. No learning rate was
+tuned.
 """
 
 import sys
@@ -58,7 +59,7 @@ def accuracy(model, x, y):
 
 
 def run(make_optimizer, seed, images, labels):
-    """Test accuracy after each epoch."""
+    """Test accuracy after each epoch, and test loss at the end."""
     rng = np.random.default_rng(seed)
     train, test = np.array_split(rng.permutation(len(images)), 2)
     model = Net(nnx.Rngs(seed))
@@ -69,7 +70,7 @@ def run(make_optimizer, seed, images, labels):
         for batch in order:
             train_step(model, optimizer, images[batch], labels[batch])
         curve.append(float(accuracy(model, images[test], labels[test])))
-    return curve
+    return *curve, float(loss_fn(model, images[test], labels[test]))
 
 
 def main():
@@ -77,10 +78,12 @@ def main():
     images = (digits.images[..., None] / 16).astype(np.float32)
     for name, make_optimizer in OPTIMIZERS.items():
         curves = [run(make_optimizer, s, images, digits.target) for s in range(SEEDS)]
-        median = np.median(curves, axis=0)
-        print(f"{name:6}", "  ".join(f"{value:.1%}" for value in median))
-    print(f"test accuracy after each epoch, median of {SEEDS} seeds,", end=" ")
-    print(f"on {jax.default_backend()}")
+        *accuracies, loss = np.median(curves, axis=0)
+        print(f"{name:6}", *(f"{value:.1%}" for value in accuracies), f" {loss:.3f}")
+    print(
+        "test accuracy after each epoch, and test loss at the end: median of", end=" "
+    )
+    print(f"{SEEDS} seeds, on {jax.default_backend()}")
 
 
 if __name__ == "__main__":
