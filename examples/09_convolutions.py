@@ -80,10 +80,8 @@ def main():
         curves = [run(make_optimizer, s, images, digits.target) for s in range(SEEDS)]
         *accuracies, loss = np.median(curves, axis=0)
         print(f"{name:6}", *(f"{value:.1%}" for value in accuracies), f" {loss:.3f}")
-    print(
-        "test accuracy after each epoch, and test loss at the end: median of", end=" "
-    )
-    print(f"{SEEDS} seeds, on {jax.default_backend()}")
+    about = f"median of {SEEDS} seeds, on {jax.default_backend()}"
+    print(f"test accuracy after each epoch, and test loss at the end: {about}")
 
 
 if __name__ == "__main__":

@@ -32,11 +32,19 @@ def cells():
     return cells_of(race_results())
 
 
-def steps(family, names=TUNED):
+def ranked(family, kind, names=TUNED):
     """Geometric means of the methods over the family's rows, the least first."""
     means = family_means(rows("full"), cells(), seconds_to_generalize(cells()))
-    found = {n: mean.steps for n, mean in means[family].items() if n in names}
+    found = {n: getattr(mean, kind) for n, mean in means[family].items() if n in names}
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def steps(family, names=TUNED):
+    return ranked(family, "steps", names)
+
+
+def seconds(family):
+    return ranked(family, "seconds")
 
 
 def of_rows(recipe, names):
@@ -180,13 +188,6 @@ def a_step_costs_as_much():
         and 2 <= min(small) <= max(small) <= 5
         and max(cheap) <= 1.2
     )
-
-
-def seconds(family):
-    """Geometric means of the methods over the family's rows, the least first."""
-    means = family_means(rows("full"), cells(), seconds_to_generalize(cells()))
-    found = {n: mean.seconds for n, mean in means[family].items() if n in TUNED}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def cheap_ones_are_first_by_the_clock():

@@ -294,12 +294,12 @@ def test_runs_under_vmap(name):
     ],
 )
 def test_a_constant_schedule_is_a_number(name, argument, schedule):
-    factory, results = getattr(egd_optax, name), []
+    results = []
     extra = {"train_accuracy": 1.0}
     for value in (1e-3, schedule):
         params, _, loss = mixed_target(jnp.float32)
         params = jax.tree.map(lambda leaf: leaf + 0.3, params)
-        tx = factory(**(ARGUMENTS[name] | {argument: value}))
+        tx = factory(name)(**(ARGUMENTS[name] | {argument: value}))
         state = tx.init(params)
         for _ in range(3):
             grads = jax.grad(loss)(params)
