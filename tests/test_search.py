@@ -117,6 +117,15 @@ def test_what_a_setting_may_be(dimension, values, others):
     assert dimension.wanted
 
 
+@pytest.fixture
+def sigint():
+    """Python's own handler, also where a shell without job control ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 def test_an_interruption_waits_for_what_is_under_way(capsys):
     done = []
     with pytest.raises(KeyboardInterrupt), deferred_interruption():
@@ -133,6 +142,14 @@ def test_an_interruption_waits_for_what_is_under_way(capsys):
         pass
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("sigint")
+def test_an_interruption_that_is_ignored_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with deferred_interruption():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 # --- What it costs to tune
