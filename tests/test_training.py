@@ -145,18 +145,30 @@ def test_a_switch_changes_the_run():
         np.testing.assert_array_equal(losses[crossed:], losses[crossed])
 
 
-def test_a_run_stops_when_every_seed_has_grokked(monkeypatch, rng):
-    monkeypatch.setattr(training, "_STEPS_PER_CHUNK", 1)
+@pytest.mark.parametrize("steps_per_chunk", [1, 7, 100])
+def test_a_seed_rests_when_it_has_grokked(steps_per_chunk, monkeypatch, rng):
+    monkeypatch.setattr(training, "_STEPS_PER_CHUNK", steps_per_chunk)
     inputs = rng.normal(size=(200, 14)).astype(np.float32)
     easy = Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
     settings = dataclasses.replace(
-        SMALL, batch_size=100, max_steps=500, threshold=0.6, patience=4
+        SMALL, batch_size=100, max_steps=200, threshold=0.6, patience=4
     )
-    history = train(easy, small_net, optax.adam(0.01), settings)
-    accuracy = history.metrics["test_accuracy"]
-    assert len(accuracy) < 500
-    assert np.all(accuracy[-4:] >= 0.6)
-    assert np.any(accuracy[-5] < 0.6)
+    whole = dataclasses.replace(settings, patience=None)
+    history, to_the_end = (
+        train(easy, small_net, optax.adam(0.01), each) for each in (settings, whole)
+    )
+    ends = []
+    for seed in range(2):
+        accuracy = to_the_end.metrics["test_accuracy"][:, seed]
+        above = np.convolve(accuracy >= 0.6, np.ones(4), "valid") == 4
+        ends.append(int(np.argmax(above)) + 4)
+    assert ends[0] != ends[1]
+    assert len(history.steps) == max(ends) < len(to_the_end.steps)
+    for name, values in history.metrics.items():
+        for seed, end in enumerate(ends):
+            expected = to_the_end.metrics[name][:end, seed]
+            np.testing.assert_array_equal(values[:end, seed], expected)
+            np.testing.assert_array_equal(values[end:, seed], expected[-1])
 
 
 @pytest.mark.parametrize(

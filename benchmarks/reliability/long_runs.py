@@ -86,14 +86,14 @@ def measure(name: str, steps: int) -> dict[str, object]:
 
     member, finite, sizes = begin(0, data), True, []
     for number in range(PIECES):
-        member, metrics = advance(member, number, 1, data)
+        member, metrics = advance(member, 0, number, 1, data)
         finite &= all(np.isfinite(x).all() for x in arrays(member))
         sizes.append(resident())
 
     resumed = begin(0, data)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(PIECES):
-            resumed, _ = advance(resumed, number, 1, data)
+            resumed, _ = advance(resumed, 0, number, 1, data)
             resumed = through_a_file(resumed, Path(folder) / "state.npz")
     same = all(map(np.array_equal, arrays(member), arrays(resumed)))
     return {

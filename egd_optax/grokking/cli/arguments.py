@@ -73,8 +73,7 @@ class Training(Experiment):
     """
 
     patience: int = 20
-    """An optimizer stops after this many evaluations with all seeds above the
-    threshold."""
+    """A seed stops after this many evaluations in a row at the threshold or above."""
     track: tuple[str, ...] = ()
     """Writers besides history.jsonl: tensorboard, wandb (offline)."""
     measures: tuple[str, ...] = ()

@@ -29,8 +29,8 @@ class Settings:
     threshold: float = 0.95
     """Test accuracy that counts as generalization; it only ends runs."""
     patience: int | None = 20
-    """A run ends after this many evaluations in a row at which all seeds were above
-    the threshold; None: never before the budget."""
+    """A seed rests after this many evaluations in a row at the threshold or above,
+    and the run ends when all do; None: never before the budget."""
     epochs_per_evaluation: int = 1
     """Epochs between two evaluations."""
     relabel_every: int | None = None

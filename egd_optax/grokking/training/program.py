@@ -64,20 +64,37 @@ class Program:
         return member._replace(metrics=member.metrics | measured)
 
     def advance(
-        self, member: Member, first: jax.Array, count: jax.Array, data: Examples
+        self,
+        member: Member,
+        stayed: jax.Array | int,
+        first: jax.Array,
+        count: jax.Array,
+        data: Examples,
     ) -> tuple[Member, dict[str, jax.Array]]:
-        """``count`` epochs from number ``first`` on, and the metrics after each."""
+        """``count`` epochs from number ``first`` on, and the metrics after each.
 
-        def body(
-            i: jax.Array, carry: tuple[Member, dict[str, jax.Array]]
-        ) -> tuple[Member, dict[str, jax.Array]]:
-            member, log = carry
+        A member that has ``stayed`` at the threshold for as many evaluations as the
+        settings' patience rests, and its metrics stay those of its last evaluation.
+        """
+        patience, threshold = self.settings.patience, self.settings.threshold
+
+        def goes_on(carry: tuple[jax.Array, jax.Array, Member, Any]) -> jax.Array:
+            i, stayed, *_ = carry
+            return i < count if patience is None else (i < count) & (stayed < patience)
+
+        def body(carry: tuple[jax.Array, jax.Array, Member, Any]) -> Any:
+            i, stayed, member, log = carry
             member = self.until_evaluation(member, first + i, data)
             log = jax.tree.map(lambda a, x: a.at[i].set(x), log, member.metrics)
-            return member, log
+            above = member.metrics["test_accuracy"] >= threshold
+            return i + 1, jnp.where(above, stayed + 1, 0), member, log
 
         log = jax.tree.map(lambda x: jnp.zeros(self.chunk, x.dtype), member.metrics)
-        return lax.fori_loop(0, count, body, (member, log))
+        begun = jnp.zeros([], jnp.int32), jnp.asarray(stayed, jnp.int32), member, log
+        done, _, member, log = lax.while_loop(goes_on, body, begun)
+        rests = jnp.arange(self.chunk) >= done
+        log = jax.tree.map(lambda a, x: jnp.where(rests, x, a), log, member.metrics)
+        return member, log
 
     def until_evaluation(
         self, member: Member, number: jax.Array, data: Examples

@@ -91,16 +91,19 @@ def train(
     def begun(seeds: jax.Array, data: Examples) -> Any:
         return over_seeds(lambda seed: program.begin(seed, data), seeds)
 
-    def advanced(members: Any, begin: jax.Array, number: jax.Array, data: Any) -> Any:
-        return over_seeds(
-            lambda member: program.advance(member, begin, number, data), members
-        )
+    def advanced(
+        members: Any, stayed: jax.Array, begin: jax.Array, count: jax.Array, data: Any
+    ) -> Any:
+        def spread(runs: Any, *shared: Any) -> Any:
+            return over_seeds(lambda run: program.advance(*run, *shared), runs)
+
+        return over_devices(spread)((members, stayed), begin, count, data)
 
     seeds = filled_up(np.array(settings.seeds))
     members = jax.jit(over_devices(begun))(seeds, data)
     advance = (
-        jax.jit(over_devices(advanced), donate_argnums=0)
-        .lower(members, 0, chunk, data)
+        jax.jit(advanced, donate_argnums=0)
+        .lower(members, np.zeros(len(seeds), np.int32), 0, chunk, data)
         .compile()
     )
     compile_seconds = time.perf_counter() - start
@@ -111,11 +114,16 @@ def train(
         period = math.ceil(checkpoints.every / steps_per_row)
         found, rows, seconds_before = checkpoints.restore(first(members, runs))
         members = filled_up(found) if rows else members
-    done, start = 0, time.perf_counter()
+    patience = settings.patience or evaluations  # those of the whole run: never
+    done, stayed, start = 0, np.zeros(runs, np.int32), time.perf_counter()
     while True:
         if rows:
             metrics = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
-            done = len(metrics["train_loss"])
+            stayed = _stayed(metrics["test_accuracy"] >= settings.threshold)
+            # What all of them rested through is no part of the run.
+            rested = max(0, int(min(stayed)) - patience)
+            done = len(metrics["train_loss"]) - rested
+            metrics = {name: values[:done] for name, values in metrics.items()}
             history = History(
                 seeds=settings.seeds,
                 steps=steps_per_row * np.arange(1, done + 1),
@@ -124,7 +132,7 @@ def train(
                 compile_seconds=compile_seconds,
                 run_seconds=seconds_before + time.perf_counter() - start,
             )
-            finished = done == evaluations or _has_grokked(history, settings)
+            finished = done == evaluations or min(stayed) >= patience
             if checkpoints is not None and (finished or done % period == 0):
                 saved = first(members, runs)
                 if not jax.process_index():
@@ -134,7 +142,7 @@ def train(
             if finished:
                 return history
         count = min(chunk, evaluations - done, period - done % period)
-        members, measured = advance(members, done, count, data)
+        members, measured = advance(members, filled_up(stayed), done, count, data)
         measured = on_host(measured, runs)
         rows.append({k: v.T[:count] for k, v in measured.items()})
 
@@ -153,8 +161,10 @@ def check_measures(
     jax.eval_shape(program.begin, 0, data)
 
 
-def _has_grokked(history: History, settings: Settings) -> bool:
-    if settings.patience is None or len(history.steps) < settings.patience:
-        return False
-    recent = history.metrics["test_accuracy"][-settings.patience :]
-    return bool(np.all(recent >= settings.threshold))
+def _stayed(above: np.ndarray) -> np.ndarray:
+    """Evaluations in a row, up to the last one, that each seed was above.
+
+    Args:
+      above: whether it was, (evaluations, seeds).
+    """
+    return np.logical_and.accumulate(above[::-1]).sum(axis=0, dtype=np.int32)
