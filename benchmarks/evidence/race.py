@@ -7,8 +7,8 @@
 A suite is the races, in the full one the baseline to the end of its plateau too, and
 then what is no race: toy.py, spectrum.py, nonstationary.py and clock.py. With --rows,
 --recipes or --plateau it is these races alone.
-Every recipe gets the same budget of steps on a row. But for MNIST it stops early once
-all seeds have stayed above the threshold for 20 evaluations. In the full suite, recipes
+Every recipe gets the same budget of steps on a row. But for MNIST a seed stops early
+once it has stayed above the threshold for 20 evaluations. In the full suite, recipes
 that were among the five best in the search of their family (search.py), and `egd-auto`,
 have ten seeds, the others five.
 Finished cells are kept in results/race/ and never run again: an interrupted
@@ -112,7 +112,7 @@ def cells(options: Options, suite: str) -> Iterator[tuple[str, str, Problem]]:
     """What its row is called, the recipe and the problem of each cell asked for."""
     chosen = [r for r in rows(suite) if not options.rows or r.name in options.rows]
     for row in chosen[:1] if options.quick else chosen:
-        label, names, budget = row.name, recipes(suite, row.problem), row.budget
+        label, names, budget = row.name, recipes(suite, row), row.budget
         if options.quick:
             names, budget = ["egd", "sgd"], 18
         if options.plateau:

@@ -11,7 +11,9 @@ parities sixteen, no two of which took the same steps) are run with three other 
 and the best of them by these goes to egd_optax/grokking/tuned.json.
 The score is the geometric mean over the problems of the steps until held-out accuracy
 reaches the threshold; a problem that is not solved counts twice the budget, and the
-problems after it are not run and count the same.
+problems after it are not run and count the same. With the transformer, where many
+settings cross the threshold and fall back, a final counts the steps until accuracy has
+come to the threshold to stay for 20 evaluations.
 
 In results/search/FAMILY: trials.csv and finals.csv, every trial with its settings and
 steps; what is there is not run again. The table of the chosen settings goes to
@@ -31,7 +33,7 @@ from rich.console import Console
 from benchmarks.evidence._families import FAMILIES, finalists, finals
 from benchmarks.shared import check_names, fail, report
 from egd_optax.grokking import figures
-from egd_optax.grokking.files import prepare_folder, replacing, reserved
+from egd_optax.grokking.files import prepare_folder, reserved, write_text
 from egd_optax.grokking.problems.problem import with_settings
 from egd_optax.grokking.recipes import TUNED, settings_to_json
 from egd_optax.grokking.search.progress import bar
@@ -86,7 +88,7 @@ def chosen(
     family: str, search: Search, names: Sequence[str], folder: Path
 ) -> list[Trial]:
     """The best trial of each method, as the seeds of the finals have it."""
-    ledger, second = search.ledger(folder), finals(search)
+    ledger, second = search.ledger(folder), finals(family, search)
     last = second.ledger(folder, "finals")
     console = Console()
     rows, every = [], {}
@@ -129,8 +131,7 @@ def write_tuned(family: str, rows: Sequence[Trial]) -> None:
     there.setdefault(family, {}).update(
         {trial.optimizer: settings_to_json(trial.settings) for trial in rows}
     )
-    with replacing(TUNED_FILE) as temporary:
-        temporary.write_text(json.dumps(there, indent=1, sort_keys=True) + "\n")
+    write_text(TUNED_FILE, json.dumps(there, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

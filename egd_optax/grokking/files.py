@@ -85,6 +85,16 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """The text as a whole file in place of what is there.
+
+    Raises:
+      OSError: the disk does not take it; what was there stays.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def sync(path: Path) -> None:
     """Has a power cut leave what is in a file, or which names are in a folder."""
     if sys.platform == "win32":  # there, only what is open for writing can be synced

@@ -16,6 +16,7 @@ from egd_optax.grokking.search.interruption import deferred_interruption
 from egd_optax.grokking.search.ledger import Ledger
 from egd_optax.grokking.search.runs import Runner
 from egd_optax.grokking.search.trials import Settings, Trial
+from egd_optax.grokking.training.devices import as_the_first_has
 
 # What can be an axis: whether its values are spaced by their logarithms, and which it
 # may have.
@@ -143,9 +144,12 @@ class Grid:
         return [dict(values) for values in dict.fromkeys(every)]
 
     def run(
-        self, ledger: Ledger, report: Callable[[Sequence[Trial]], None]
+        self, ledger: Ledger | None, report: Callable[[Sequence[Trial]], None]
     ) -> list[Trial]:
         """All cells, row by row; those that the ledger has are not run again.
+
+        Of several processes the first alone has a ledger, and the others run what that
+        lacks.
 
         Cells that differ in what the optimizer is set to, or in how many labels are
         wrong, share a compiled program.
@@ -156,12 +160,14 @@ class Grid:
             groups.setdefault(key, []).append(number)
         found: list[Trial] = []
         for key, numbers in groups.items():
-            known = {
-                n: ledger.find(self.optimizer, 0, n, self.cells[n]) for n in numbers
-            }
-            found += [trial for trial in known.values() if trial]
+            known = [
+                ledger and ledger.find(self.optimizer, 0, n, self.cells[n])
+                for n in numbers
+            ]
+            found += [trial for trial in known if trial]
             report(found)
-            missing = [n for n in numbers if known[n] is None]
+            is_missing = as_the_first_has(np.array([trial is None for trial in known]))
+            missing = [n for n, asked in zip(numbers, is_missing, strict=True) if asked]
             if not missing:
                 continue
             problem = self.problem_of(dict(key))
@@ -173,7 +179,8 @@ class Grid:
                     trials = self._trials(
                         runner, missing[start : start + together], seeds
                     )
-                    ledger.add(trials)
+                    if ledger is not None:
+                        ledger.add(trials)
                 found += trials
                 report(found)
         return sorted(found, key=lambda trial: trial.number)

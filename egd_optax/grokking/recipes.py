@@ -241,6 +241,7 @@ def _untuned() -> dict[str, Recipe]:
 
 
 RECIPES = _published() | _untuned() | _tuned()
+PUBLISHED = tuple(_published())
 TUNED = tuple(name for name, recipe in RECIPES.items() if recipe.space)
 
 # What `egd-grok race` runs unless told otherwise: a picture with all is unreadable.

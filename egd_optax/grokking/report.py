@@ -12,7 +12,7 @@ from plotly.graph_objects import Figure, Scatter
 from plotly.subplots import make_subplots
 
 from egd_optax.grokking.figures import COLORS, GREY, OWN
-from egd_optax.grokking.files import replacing
+from egd_optax.grokking.files import write_text
 from egd_optax.grokking.finished import Run
 from egd_optax.grokking.training.history import History
 
@@ -35,8 +35,7 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     Raises:
       OSError: the disk does not take it; a page that was there stays.
     """
-    with replacing(path) as temporary:
-        temporary.write_text(page(runs), encoding="utf-8")
+    write_text(path, page(runs))
 
 
 def page(runs: Sequence[Run]) -> str:

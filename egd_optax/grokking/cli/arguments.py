@@ -60,6 +60,9 @@ class Experiment(abc.ABC):
     """Folder for all that the command leaves."""
     keep_compiled: bool = True
     """Keeps compiled programs in the cache folder: the next run starts sooner."""
+    distributed: bool = False
+    """One of several processes that share the work, as SLURM, Open MPI, Kubernetes or a
+    TPU pod starts them; the first one reports and writes."""
 
     @abc.abstractmethod
     def recipes(self) -> tuple[str, ...] | None:

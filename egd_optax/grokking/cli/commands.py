@@ -3,21 +3,18 @@
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import NoReturn
 
 import jax
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from egd_optax.grokking import figures
 from egd_optax.grokking.cli.arguments import (
     Experiment,
     Phase,
@@ -29,26 +26,27 @@ from egd_optax.grokking.cli.arguments import (
 from egd_optax.grokking.cli.compiled import keep_compiled
 from egd_optax.grokking.cli.phase import grids_of, run_phase
 from egd_optax.grokking.cli.preparation import Prepared, prepare
+from egd_optax.grokking.cli.processes import join_other_processes
+from egd_optax.grokking.cli.train import train_all
 from egd_optax.grokking.cli.tune import search_of, tune
 from egd_optax.grokking.cli.usage import in_flags, parse
-from egd_optax.grokking.files import in_one_line, replacing, reserved
+from egd_optax.grokking.files import (
+    in_one_line,
+    prepare_folder,
+    reserved,
+    write_text,
+)
 from egd_optax.grokking.finished import read_run
-from egd_optax.grokking.measures import measures
 from egd_optax.grokking.phases import Grid
-from egd_optax.grokking.problems.problem import Problem
-from egd_optax.grokking.recipes import baseline
 from egd_optax.grokking.report import write_report
 from egd_optax.grokking.search.ledger import LedgerError
-from egd_optax.grokking.summary import seeds_in_words, summary_csv, summary_table
-from egd_optax.grokking.tracking import TRACKERS, Tracker
+from egd_optax.grokking.summary import seeds_in_words
 from egd_optax.grokking.training.checkpoints import (
     CheckpointError,
     Checkpoints,
     CheckpointWarning,
 )
-from egd_optax.grokking.training.devices import side_by_side
-from egd_optax.grokking.training.history import History, to_json_lines
-from egd_optax.grokking.training.run import train
+from egd_optax.grokking.training.devices import is_first, side_by_side
 
 
 def main() -> None:
@@ -69,6 +67,8 @@ def main() -> None:
             keep_compiled()
         if isinstance(command, Tune | Phase):
             side_by_side()
+        if command.distributed:
+            join_other_processes()
     except ValueError as error:
         _fail(str(error), 2)
     with contextlib.ExitStack() as stack:
@@ -77,7 +77,9 @@ def main() -> None:
             grids = []
             if isinstance(command, Phase):
                 grids = grids_of(command, prepared.names, prepared.problem)
-            stack.enter_context(reserved(command.out))
+            if is_first():
+                prepare_folder(command.out)
+                stack.enter_context(reserved(command.out))
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", CheckpointWarning)
                 checkpoints = _checkpoints(command)
@@ -86,8 +88,9 @@ def main() -> None:
         except OSError as error:
             _fail(in_one_line(error), 1)
         remarks = prepared.found.remarks(prepared.problem)
-        for remark in (*remarks, *(warning.message for warning in caught)):
-            print(f"egd-grok: {remark}", file=sys.stderr)
+        if is_first():
+            for remark in (*remarks, *(warning.message for warning in caught)):
+                print(f"egd-grok: {remark}", file=sys.stderr)
         try:
             _run(command, prepared, grids, checkpoints)
         except (CheckpointError, LedgerError) as error:
@@ -121,7 +124,9 @@ _FULL = "RESOURCE_EXHAUSTED"
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"egd-grok: {message}", file=sys.stderr)
+    print(f"egd-grok: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(status)  # sys.exit would wait for the others, and they for this one
     sys.exit(status)
 
 
@@ -129,7 +134,14 @@ def _checkpoints(command: Experiment) -> Checkpoints | None:
     if not isinstance(command, Train) or command.checkpoint_every is None:
         return None
     # Which files are written, where and when changes no number.
-    aside = {"out", "checkpoint_every", "resume", "track", "keep_compiled"}
+    aside = {
+        "out",
+        "checkpoint_every",
+        "resume",
+        "track",
+        "keep_compiled",
+        "distributed",
+    }
     fields = dataclasses.asdict(command)
     identity = {name: str(fields[name]) for name in fields.keys() - aside}
     identity |= _versions() | {"device": jax.devices()[0].device_kind}
@@ -147,119 +159,40 @@ def _run(
     grids: Sequence[Grid],
     checkpoints: Checkpoints | None,
 ) -> None:
-    console = Console()
+    console = Console(quiet=not is_first())
     problem, settings = prepared.problem, prepared.problem.settings
     trained_on = settings.train_fraction * (1 - settings.validation_fraction)
     size = settings.batch_size
     batches = "all of these a step" if size is None else f"batches of {size}"
     share = "" if isinstance(command, Phase) else f" {trained_on:.0%} of all examples,"
+    devices = f"{jax.device_count()} × " if jax.process_count() > 1 else ""
     console.print(
         f"[bold]{problem.task.name}[/], {problem.model_name},{share}\n{batches}, "
         f"{seeds_in_words(len(settings.seeds))}, up to {settings.max_steps} steps, on "
-        f"{jax.devices()[0].device_kind}"
+        f"{devices}{jax.devices()[0].device_kind}"
     )
-    config = _config(command, problem)
+    ledger = None
+    if is_first():
+        # Before anything of another one is lost.
+        if isinstance(command, Tune):
+            ledger = search_of(command, problem).ledger(command.out)
+        elif isinstance(command, Phase):
+            ledger = grids[0].ledger(command.out)
+        write_text(command.out / "config.json", _config(command, prepared))
     if isinstance(command, Tune):
-        search = search_of(command, problem)
-        ledger = search.ledger(command.out)  # before anything of another one is lost
-        _write(command.out / "config.json", config)
-        tune(command.out, search, ledger, prepared.names, console)
+        tune(command.out, search_of(command, problem), ledger, prepared, console)
     elif isinstance(command, Phase):
-        ledger = grids[0].ledger(command.out)  # likewise
-        _write(command.out / "config.json", config)
-        run_phase(command.out, grids, ledger, _title(problem), console)
+        run_phase(command.out, grids, ledger, prepared.title, console)
     elif isinstance(command, Training):
-        _write(command.out / "config.json", config)
-        _train(command, prepared, checkpoints, console)
+        train_all(command, prepared, checkpoints, console)
     # A name of a folder may look like markup.
     console.print(f"Pictures and data: {command.out}/", markup=False)
 
 
-def _train(
-    command: Training,
-    prepared: Prepared,
-    checkpoints: Checkpoints | None,
-    console: Console,
-) -> None:
-    problem, settings = prepared.problem, prepared.problem.settings
-    task = problem.task
-    histories: dict[str, History] = {}
-    columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[accuracy]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        for name in prepared.names:
-            bar = progress.add_task(
-                name, total=settings.max_steps, accuracy="compiling …"
-            )
-
-            stack = contextlib.ExitStack()
-            trackers = [
-                stack.enter_context(TRACKERS[tracker][0](command.out, name))
-                for tracker in command.track
-            ]
-
-            def report(
-                history: History,
-                name: str = name,
-                bar: TaskID = bar,
-                trackers: list[Tracker] = trackers,
-            ) -> None:
-                histories[name] = history
-                progress.update(
-                    bar, completed=int(history.steps[-1]), accuracy=_accuracy(history)
-                )
-                lines = (
-                    {"optimizer": name, **record}
-                    for name, history in histories.items()
-                    for record in history.records()
-                )
-                _write(command.out / "history.jsonl", to_json_lines(lines))
-                for tracker in trackers:
-                    tracker(history)
-
-            with stack:
-                history = train(
-                    task,
-                    problem.make_model,
-                    prepared.optimizer(name),
-                    settings,
-                    report=report,
-                    checkpoints=checkpoints,
-                    measures=measures(command.measures),
-                )
-            progress.remove_task(bar)
-            console.print(f"{name:<18} {_accuracy(history)}  {_time(history)}")
-            _write(
-                command.out / "summary.csv",
-                summary_csv(histories, settings.threshold, baseline=baseline(problem)),
-            )
-    title = _title(problem)
-    picture = figures.race(histories, title=title, threshold=settings.threshold)
-    figures.save(picture, command.out / "race.png")
-    write_report([read_run(command.out)], command.out / "report.html")
-    console.print()
-    table = summary_table(
-        histories,
-        title=title,
-        threshold=settings.threshold,
-        baseline=baseline(problem),
-    )
-    console.print(table)
-
-
-def _title(problem: Problem) -> str:
-    seeds = seeds_in_words(len(problem.settings.seeds))
-    return f"{problem.task.name}, {problem.model_name}, {seeds}"
-
-
-def _config(command: Experiment, problem: Problem) -> str:
+def _config(command: Experiment, prepared: Prepared) -> str:
     config = {
-        "title": _title(problem),
-        "threshold": problem.settings.threshold,
+        "title": prepared.title,
+        "threshold": prepared.problem.settings.threshold,
         "typed": shlex.join(["egd-grok", *sys.argv[1:]]),
         "command": dataclasses.asdict(command),
         "device": jax.devices()[0].device_kind,
@@ -273,19 +206,3 @@ def _config(command: Experiment, problem: Problem) -> str:
 def _versions() -> dict[str, str]:
     packages = "egd-optax", "jax", "jaxlib", "optax", "flax"
     return {package: version(package) for package in packages}
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _accuracy(history: History) -> str:
-    train, test = (
-        100 * np.median(history.final(f"{part}_accuracy")) for part in ("train", "test")
-    )
-    return f"train {train:5.1f} %  test {test:5.1f} %"
-
-
-def _time(history: History) -> str:
-    return f"{history.steps[-1]:>6} steps in {history.run_seconds:.0f} s"

@@ -72,11 +72,11 @@ def _axis(name: str, words: Sequence[str]) -> Axis:
 def run_phase(
     folder: Path,
     grids: Sequence[Grid],
-    ledger: Ledger,
+    ledger: Ledger | None,
     title: str,
     console: Console,
 ) -> None:
-    """Runs all cells, and shows them.
+    """Runs all cells, and shows them; only runs them where nothing is kept.
 
     Raises:
       OSError: the disk does not take the files.
@@ -98,6 +98,8 @@ def run_phase(
 
             found[grid.optimizer] = grid.run(ledger, report)
             progress.remove_task(task)
+    if ledger is None:
+        return
     figures.save(phase_figure(grids, found, title=title), folder / "phase.png")
     for grid in grids:
         console.print()

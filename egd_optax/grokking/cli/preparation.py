@@ -6,7 +6,6 @@ import optax
 
 from egd_optax.grokking.cli.arguments import Experiment, Race, Train, Training, Tune
 from egd_optax.grokking.cli.settings_file import SettingsFile, read_settings
-from egd_optax.grokking.files import prepare_folder
 from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.problem import (
     TASKS,
@@ -22,6 +21,7 @@ from egd_optax.grokking.problems.problem import (
 from egd_optax.grokking.problems.settings import check_settings
 from egd_optax.grokking.problems.tasks import check_range
 from egd_optax.grokking.recipes import RECIPES, SHOWN, TUNED, recipes_for
+from egd_optax.grokking.summary import seeds_in_words
 from egd_optax.grokking.tracking import check_trackers
 from egd_optax.grokking.training.run import check_measures
 
@@ -32,6 +32,12 @@ class Prepared(NamedTuple):
     problem: Problem
     names: tuple[str, ...]  # of the optimizers
     found: SettingsFile  # by a search; of no optimizer, where none was asked for
+
+    @property
+    def title(self) -> str:
+        """Of tables and pictures."""
+        seeds = seeds_in_words(len(self.problem.settings.seeds))
+        return f"{self.problem.task.name}, {self.problem.model_name}, {seeds}"
 
     def optimizer(self, name: str) -> optax.GradientTransformation:
         """With the settings of the file, or else of its recipe."""
@@ -67,7 +73,6 @@ def prepare(command: Experiment) -> Prepared:
         )
     for name in found.settings:
         prepared.optimizer(name)  # numbers that it does not take
-    prepare_folder(command.out)
     return prepared
 
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from egd_optax.grokking import figures
 from egd_optax.grokking.cli.arguments import Tune
-from egd_optax.grokking.files import replacing
+from egd_optax.grokking.cli.preparation import Prepared
+from egd_optax.grokking.files import write_text
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.search.ledger import Ledger
 from egd_optax.grokking.search.progress import bar
@@ -19,7 +20,6 @@ from egd_optax.grokking.search.results import (
 )
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial
-from egd_optax.grokking.summary import seeds_in_words
 
 
 def search_of(command: Tune, problem: Problem) -> Search:
@@ -30,31 +30,31 @@ def search_of(command: Tune, problem: Problem) -> Search:
 def tune(
     folder: Path,
     search: Search,
-    ledger: Ledger,
-    names: Sequence[str],
+    ledger: Ledger | None,
+    prepared: Prepared,
     console: Console,
 ) -> None:
-    """Runs the search and writes what it found.
+    """Runs the search and writes what it found; only runs it where nothing is kept.
 
     Raises:
       LedgerError: the folder has another search.
       OSError: the disk does not take the files.
     """
-    (problem,) = search.problems
+    names = prepared.names
     total = len(names) * (search.trials + search.refined)
     with bar(total, search.budgets, console) as show:
         for name in names:
             console.print(line(search, name, search.run(name, ledger, show)))
-            # What earlier commands left in the folder is in it, too.
-            found = ledger.by_optimizer()
-            with replacing(folder / "best.json") as temporary:
-                temporary.write_text(best_json(search, found), encoding="utf-8")
-    seeds = seeds_in_words(len(problem.settings.seeds))
-    title = f"{problem.task.name}, {problem.model_name}, {seeds}"
-    picture = tune_figure(search, found, title=title)
+            if ledger is not None:
+                # What earlier commands left in the folder is in it, too.
+                found = ledger.by_optimizer()
+                write_text(folder / "best.json", best_json(search, found))
+    if ledger is None:
+        return
+    picture = tune_figure(search, found, title=prepared.title)
     figures.save(picture, folder / "tune.png")
     console.print()
-    console.print(tune_table(search, found, title=title))
+    console.print(tune_table(search, found, title=prepared.title))
 
 
 def line(search: Search, name: str, trials: Sequence[Trial]) -> str:

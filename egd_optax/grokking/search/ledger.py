@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from egd_optax.grokking.differences import first_difference
-from egd_optax.grokking.files import replacing
+from egd_optax.grokking.files import write_text
 from egd_optax.grokking.search.trials import Settings, Trial
 
 # Commented, as all tables of this package begin.
@@ -55,8 +55,7 @@ class Ledger:
             raise LedgerError(f"{self.path} is of another search: choose another --out")
         self.trials = self._read() if self.path.exists() else []
         if not about.exists():
-            with replacing(about) as temporary:
-                temporary.write_text(json.dumps(asked, indent=2) + "\n")
+            write_text(about, json.dumps(asked, indent=2) + "\n")
 
     def find(
         self, optimizer: str, after: int, number: int, settings: Settings
@@ -86,9 +85,8 @@ class Ledger:
     def add(self, trials: Iterable[Trial]) -> None:
         """Writes the table with these trials, too."""
         self.trials += trials
-        with replacing(self.path) as temporary:
-            table = self.text()
-            temporary.write_text(f"{_HEAD}{_digest(table)}\n{table}", encoding="utf-8")
+        table = self.text()
+        write_text(self.path, f"{_HEAD}{_digest(table)}\n{table}")
 
     def text(self) -> str:
         """The table: a line a trial."""

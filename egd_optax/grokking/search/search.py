@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import RECIPES
@@ -24,6 +22,7 @@ from egd_optax.grokking.search.trials import (
     settings_at,
     spread_out,
 )
+from egd_optax.grokking.training.devices import as_the_first_has, is_first
 
 # Called with the trials so far of a method, whenever some are done.
 Report = Callable[[str, Sequence[Trial]], None]
@@ -48,12 +47,15 @@ class Search:
       trials: quasi-random trials of each method.
       refined: further trials, each near the best one before its round of 16.
       draw: seed of the trials.
+      hold: evaluations in a row at the threshold after which a problem is solved; the
+        steps are those to the first of them.
     """
 
     problems: Sequence[Problem]
     trials: int = 64
     refined: int = 0
     draw: int = 0
+    hold: int = 1
 
     @property
     def budgets(self) -> list[int]:
@@ -73,6 +75,7 @@ class Search:
                 for problem in self.problems
             ],
             "draw": self.draw,
+            **({"hold": self.hold} if self.hold > 1 else {}),
             "version": version("egd-optax"),
         }
 
@@ -120,7 +123,12 @@ class Search:
         """A compiled program for each problem."""
         recipe = RECIPES[optimizer]
         return [
-            Runner(problem, functools.partial(recipe.build, problem), recipe.space)
+            Runner(
+                problem,
+                functools.partial(recipe.build, problem),
+                recipe.space,
+                self.hold,
+            )
             for problem in self.problems
         ]
 
@@ -171,7 +179,7 @@ class Search:
                     _trial(optimizer, after, n, settings[n], found)
                     for n, found in zip(some, table, strict=True)
                 ]
-                if ledger is not None and not jax.process_index():
+                if ledger is not None and is_first():
                     ledger.add(trials)
             done |= {trial.number: trial for trial in trials}
             report(optimizer, list(done.values()))
@@ -197,8 +205,7 @@ class Search:
                 for problem, of_seeds in enumerate(found):
                     if of_seeds:
                         table[place, problem, kind] = of_seeds
-        if jax.process_count() > 1:
-            there, table = multihost_utils.broadcast_one_to_all((there, table))
+        there, table = as_the_first_has((there, table))
         return {
             n: _trial(optimizer, after, n, settings[n], found)
             for n, found, is_there in zip(settings, table, there, strict=True)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egd_optax.grokking.files import sync
+from egd_optax.grokking.training.devices import as_the_first_has
 from egd_optax.grokking.training.history import History
 
 
@@ -120,7 +121,17 @@ class Checkpoints:
         """State, metrics so far and seconds run of the checkpoint that was found.
 
         Without one: the given members, no metrics, no time.
+
+        Raises:
+          CheckpointError: it is of another run, or processes have found different ones.
         """
+        step = 0 if self._saved is None else int(self._saved.step.name)
+        at_first = int(as_the_first_has(np.array(step)))
+        if step != at_first:
+            raise CheckpointError(
+                f"a process found the checkpoint of step {step} in {self._folder}, the "
+                f"first one that of {at_first}: choose an --out that all of them see"
+            )
         if self._saved is None:
             return members, [], 0.0
         arrays = self._saved.arrays
@@ -226,7 +237,15 @@ def _checkpointer() -> Any:
     # Imported where it is used: every training run would wait for it.
     import orbax.checkpoint as ocp
 
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    own = jax.process_index()
+    # Orbax would wait for the other processes, of which the first alone saves.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"of-{own}"
+    )
+    return ocp.Checkpointer(
+        ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        multiprocessing_options=alone,
+    )
 
 
 def _error_number(error: OSError | ValueError) -> int | None:

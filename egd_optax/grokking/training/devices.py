@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,6 +24,18 @@ def side_by_side() -> None:
     # Too late where JAX has begun already; then they follow each other.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that reports and writes."""
+    return not jax.process_index()
+
+
+def as_the_first_has(arrays: Any) -> Any:
+    """What the first process was given, in all of them."""
+    if jax.process_count() == 1:
+        return arrays
+    return multihost_utils.broadcast_one_to_all(arrays)
 
 
 def over_devices(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +74,8 @@ def filled_up(runs: Any) -> Any:
 def first(runs: Any, count: int) -> Any:
     """The first so many runs, of several processes on each of them."""
     if jax.process_count() > 1:
-        runs = _everywhere()(runs)
+        # Of two collectives under way, processes may begin with different ones.
+        runs = jax.block_until_ready(_everywhere()(runs))
     if len(jax.tree.leaves(runs)[0]) == count:
         return runs
     return jax.tree.map(lambda x: x[:count], runs)

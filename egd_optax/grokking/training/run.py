@@ -22,6 +22,7 @@ from egd_optax.grokking.training.checkpoints import Checkpoints
 from egd_optax.grokking.training.devices import (
     filled_up,
     first,
+    is_first,
     on_host,
     over_devices,
     over_seeds,
@@ -135,9 +136,9 @@ def train(
             finished = done == evaluations or min(stayed) >= patience
             if checkpoints is not None and (finished or done % period == 0):
                 saved = first(members, runs)
-                if not jax.process_index():
+                if is_first():
                     checkpoints.save(saved, history)
-            if report is not None and not jax.process_index():
+            if report is not None and is_first():
                 report(history)
             if finished:
                 return history
