@@ -18,18 +18,11 @@ the split of the work is.
 """
 
 import dataclasses
-import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Literal
-
-# This process only asks what devices there are; the memory is for those it starts.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import numpy as np
@@ -40,6 +33,7 @@ from rich.progress import track
 
 from benchmarks.shared import report
 from benchmarks.speed._collectives import collectives
+from benchmarks.speed._devices import forced, in_a_process
 from benchmarks.speed._gpt2 import block
 from egd_optax import polar_by_eigh, scale_by_egd
 
@@ -107,42 +101,15 @@ def measure(width, layers, layout, repeats):
     }
 
 
-def in_a_process(devices, arguments):
-    """The row of measure, which finds so many devices."""
-    environment = dict(os.environ)
-    if forced(devices):
-        flag = f"--xla_force_host_platform_device_count={devices}"
-        flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
-        environment |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    else:
-        environment |= {
-            name: ",".join(str(index) for index in range(devices))
-            for name in ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
-        }
-    code = (
-        "import json; from benchmarks.speed import scaling; "
-        "print(json.dumps(scaling.measure(*{!r})))"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code.format(arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(answer.stdout.splitlines()[-1])
-
-
-def forced(devices):
-    return jax.default_backend() == "cpu" or devices > len(jax.devices())
-
-
 def main(options: Options) -> None:
     width, layers, counts = options.width, options.layers, COUNTS
     if options.quick:
         width, layers, counts = 8, 3, (1, 8)
     arguments = width, layers, options.layout, 2 if options.quick else 10
-    rows = [in_a_process(n, arguments) for n in track(counts, transient=True)]
+    rows = [
+        in_a_process(n, "scaling", "measure", arguments)
+        for n in track(counts, transient=True)
+    ]
     note = f"width {width}, {layers} layers, {options.layout}"
     if any(forced(n) for n in counts):
         note += "; forced CPU devices share the cores: ms is no evidence"
