@@ -8,7 +8,6 @@ import signal
 from fractions import Fraction
 
 import numpy as np
-import optax
 import pytest
 
 from egd_optax.grokking.dimensions import Choice, LogUniform, OneMinus, Or, Whole
@@ -211,30 +210,6 @@ def test_a_run_that_is_no_number_ends_and_is_not_solved():
     found = runner([settings], [0])
     assert found.ended < 60
     assert math.isinf(found.solved[0])
-
-
-def test_a_problem_is_solved_by_what_holds():
-    problem = with_settings(PROBLEM, threshold=0.22, max_steps=300, patience=None)
-
-    def build():
-        return optax.noisy_sgd(3e-3, 0.5, 0.55, 0)
-
-    one = with_settings(problem, seeds=(0,))
-    history = train(one.task, one.make_model, build(), one.settings)
-    above = history.metrics["test_accuracy"][:, 0] >= 0.22
-    starts = []
-    for hold in (1, 3, 100):
-        streaks = np.convolve(above, np.ones(hold, int), "full")[hold - 1 :] == hold
-        starts.append(int(np.argmax(streaks)) if streaks.any() else None)
-        found = runs.Runner(problem, build, (), hold)([{}], [0])
-        if starts[-1] is None:
-            assert math.isinf(found.solved[0])
-        else:
-            assert found.solved[0] == history.steps[starts[-1]]
-            assert found.ended[0] == history.steps[starts[-1] + hold - 1]
-    # It crossed the threshold, fell back, and came again.
-    assert starts[0] < starts[1]
-    assert starts[2] is None
 
 
 def test_a_run_that_has_not_memorized_half_at_half_of_its_budget_is_given_up():

@@ -19,9 +19,6 @@ SEARCH_SEEDS = (100,)
 FINAL_SEEDS = (101, 102, 103)
 # How many distinct trials are run with these: one seed tells little of a parity.
 FINALISTS = {"modular": 5, "parity": 16, "mnist": 5, "transformer": 5}
-# Evaluations for which their accuracy has to hold. On the transformer many a setting
-# crosses the threshold and falls back; as many as a seed of a race rests after.
-HOLD = {"transformer": 20}
 
 
 def _problems(budget: int, *problems: Problem) -> list[Problem]:
@@ -71,14 +68,12 @@ FAMILIES = {
 }
 
 
-def finals(family: str, search: Search) -> Search:
-    """The same problems with other seeds, of a family's search."""
+def finals(search: Search) -> Search:
+    """The same problems with other seeds."""
     problems = [
         with_settings(problem, seeds=FINAL_SEEDS) for problem in search.problems
     ]
-    return dataclasses.replace(
-        search, problems=problems, refined=0, hold=HOLD.get(family, 1)
-    )
+    return dataclasses.replace(search, problems=problems, refined=0)
 
 
 def finalists(

@@ -11,9 +11,7 @@ parities sixteen, no two of which took the same steps) are run with three other 
 and the best of them by these goes to egd_optax/grokking/tuned.json.
 The score is the geometric mean over the problems of the steps until held-out accuracy
 reaches the threshold; a problem that is not solved counts twice the budget, and the
-problems after it are not run and count the same. With the transformer, where many
-settings cross the threshold and fall back, a final counts the steps until accuracy has
-come to the threshold to stay for 20 evaluations.
+problems after it are not run and count the same.
 
 In results/search/FAMILY: trials.csv and finals.csv, every trial with its settings and
 steps; what is there is not run again. The table of the chosen settings goes to
@@ -88,7 +86,7 @@ def chosen(
     family: str, search: Search, names: Sequence[str], folder: Path
 ) -> list[Trial]:
     """The best trial of each method, as the seeds of the finals have it."""
-    ledger, second = search.ledger(folder), finals(family, search)
+    ledger, second = search.ledger(folder), finals(search)
     last = second.ledger(folder, "finals")
     console = Console()
     rows, every = [], {}

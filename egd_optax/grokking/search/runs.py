@@ -35,9 +35,7 @@ _RUNS_PER_ACCELERATOR = 64
 class Runs(NamedTuple):
     """What came out of some runs."""
 
-    # (runs,), float: steps to the threshold, from which on it was held for as many
-    # evaluations as was asked; infinite: it was not.
-    solved: np.ndarray
+    solved: np.ndarray  # (runs,), float: steps to the threshold; infinite: not reached
     memorized: np.ndarray  # (runs,), float: the same for the training examples
     ended: np.ndarray  # (runs,), int: steps run
     train_accuracy: np.ndarray  # (runs,), at the last of them
@@ -69,11 +67,11 @@ class _Sampled(Program):
 class Runner:
     """Runs a method on a problem, compiled once whatever its settings.
 
-    A run ends when accuracy on held-out examples has reached the problem's threshold
-    and held it, when the training loss is no number any more, when not half of the
-    training examples are right at half of the budget, or with the budget. Runs are
-    spread over all devices of all processes; on a CPU a device takes its own in turn,
-    so that each ends for itself.
+    A run ends when accuracy on held-out examples reaches the problem's threshold, when
+    the training loss is no number any more, when not half of the training examples are
+    right at half of the budget, or with the budget. Runs are spread over all devices of
+    all processes; on a CPU a device takes its own in turn, so that each ends for
+    itself.
 
     Args:
       problem: its settings' budget is that of every run. Held out is the validation
@@ -82,7 +80,6 @@ class Runner:
       build: an optimizer from its settings.
       names: of the settings; the shares of wrong labels, which are the problem's, may
         be among them.
-      hold: evaluations in a row at the threshold that solve the problem.
     """
 
     def __init__(
@@ -90,10 +87,8 @@ class Runner:
         problem: Problem,
         build: Callable[..., optax.GradientTransformation],
         names: Iterable[str],
-        hold: int = 1,
     ):
         check_settings(problem.task, problem.settings)
-        self._hold = hold
         self._problem, self._build, self._names = problem, build, tuple(names)
         per_device = _RUNS_PER_DEVICE.get(jax.default_backend(), _RUNS_PER_ACCELERATOR)
         self.chunk = per_device * jax.device_count()
@@ -167,33 +162,27 @@ class Runner:
         )
         part = "validation" if settings.validation_fraction else "test"
 
-        def goes_on(carry: tuple[Member, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            member, number, _, held = carry
+        def goes_on(carry: tuple[Member, jax.Array, jax.Array]) -> jax.Array:
+            member, number, _ = carry
             metrics = member.metrics
+            solved = metrics[f"{part}_accuracy"] >= settings.threshold
             at_half = number == (self._evaluations + 1) // 2
             lost = ~jnp.isfinite(metrics["train_loss"])
             lost |= at_half & (metrics["train_accuracy"] < 0.5)
-            return (number < budget) & (held < self._hold) & ~lost
+            return (number < budget) & ~solved & ~lost
 
-        def one_more(carry: tuple[Member, jax.Array, jax.Array, jax.Array]) -> Any:
-            member, number, memorized, held = carry
+        def one_more(carry: tuple[Member, jax.Array, jax.Array]) -> Any:
+            member, number, memorized = carry
             member, number = program.until_evaluation(member, number, data), number + 1
-            metrics = member.metrics
-            known = metrics["train_accuracy"] >= settings.threshold
+            known = member.metrics["train_accuracy"] >= settings.threshold
             memorized = jnp.minimum(memorized, jnp.where(known, number, jnp.inf))
-            above = metrics[f"{part}_accuracy"] >= settings.threshold
-            return member, number, memorized, jnp.where(above, held + 1, 0)
+            return member, number, memorized
 
-        none = jnp.zeros([], jnp.int32)
-        begun = program.begin(seed, data), none, jnp.array(jnp.inf), none
-        member, number, memorized, held = lax.while_loop(goes_on, one_more, begun)
+        begun = program.begin(seed, data), jnp.zeros([], jnp.int32), jnp.array(jnp.inf)
+        member, number, memorized = lax.while_loop(goes_on, one_more, begun)
         metrics = member.metrics
-        since = number - self._hold + 1
-        solved = jnp.where(held >= self._hold, since, jnp.inf)
-        return (
-            solved * self._steps_per_evaluation,
-            memorized * self._steps_per_evaluation,
-            number * self._steps_per_evaluation,
-            metrics["train_accuracy"],
-            metrics[f"{part}_accuracy"],
-        )
+        held_out = metrics[f"{part}_accuracy"]
+        steps = number * self._steps_per_evaluation
+        solved = jnp.where(held_out >= settings.threshold, steps, jnp.inf)
+        memorized *= self._steps_per_evaluation
+        return solved, memorized, steps, metrics["train_accuracy"], held_out

@@ -47,15 +47,12 @@ class Search:
       trials: quasi-random trials of each method.
       refined: further trials, each near the best one before its round of 16.
       draw: seed of the trials.
-      hold: evaluations in a row at the threshold after which a problem is solved; the
-        steps are those to the first of them.
     """
 
     problems: Sequence[Problem]
     trials: int = 64
     refined: int = 0
     draw: int = 0
-    hold: int = 1
 
     @property
     def budgets(self) -> list[int]:
@@ -75,7 +72,6 @@ class Search:
                 for problem in self.problems
             ],
             "draw": self.draw,
-            **({"hold": self.hold} if self.hold > 1 else {}),
             "version": version("egd-optax"),
         }
 
@@ -123,12 +119,7 @@ class Search:
         """A compiled program for each problem."""
         recipe = RECIPES[optimizer]
         return [
-            Runner(
-                problem,
-                functools.partial(recipe.build, problem),
-                recipe.space,
-                self.hold,
-            )
+            Runner(problem, functools.partial(recipe.build, problem), recipe.space)
             for problem in self.problems
         ]
 
