@@ -6,7 +6,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 .PHONY: demo test slow accelerator lint types docs notebooks package oldest newest clean
 
 demo: .venv/installed
-	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1200 --patience 10 --out runs/add97
+	.venv/bin/egd-grok race addition --modulus 97 --seeds 3 --max-steps 1100 --patience 3 --out runs/add97
 
 PYTEST = .venv/bin/python -m pytest --numprocesses auto --dist worksteal $(COVERAGE)
 

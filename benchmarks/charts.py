@@ -145,8 +145,10 @@ def panels(
         found = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in found.flat[len(groups) :]:
         axes.set_axis_off()
+    every = list(dict.fromkeys(name for points in groups.values() for name in points))
     for axes, (group, points) in zip(found.flat, groups.items(), strict=False):
-        for index, (name, places) in enumerate(points.items()):
+        for name, places in points.items():
+            index = every.index(name)
             mark, color = "os^Dv<>PX"[index % 9], COLORS[index % len(COLORS)]
             axes.plot(*places.T, mark, color=color, ms=6, label=name)
         axes.set_xscale("log")
@@ -159,8 +161,10 @@ def panels(
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(x_label, fontsize=10)
     figure.supylabel(y_label, fontsize=10)
-    handles, names = found.flat[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=5, frameon=False)
+    of_all = [axes.get_legend_handles_labels() for axes in found.flat]
+    handles = {n: h for pair in of_all for h, n in zip(*pair, strict=True)}
+    marks = [handles[name] for name in every]
+    figure.legend(marks, every, loc="outside upper left", ncols=5, frameon=False)
     return figure
 
 

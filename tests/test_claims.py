@@ -176,6 +176,24 @@ def cheap_ones_are_near():
     return max(found["adamw"], found["columns"]) <= 1.2 * min(found.values())
 
 
+def directions_are_worth_as_much():
+    of = {
+        line["direction"]: line
+        for line in read_table(RESULTS / "ladder.csv")
+        if line["family"] == "modular"
+    }
+    bounds = {
+        ("momentum",): (1.35, 1.4),
+        ("sign", "frobenius"): (1.3, 1.35),
+        ("columns", "rows"): (1.1, 1.2),
+    }
+    return all(
+        low <= float(of[name]["steps / exact"]) <= high
+        for names, (low, high) in bounds.items()
+        for name in names
+    ) and all(float(of[n]["seconds / exact"]) <= 0.4 for n in ("columns", "rows"))
+
+
 SMALL = ("modular", "parity", "mnist")
 
 
@@ -245,6 +263,7 @@ CLAIMS = {
     "All of its seeds get there": all_seeds_but_one_get_there_with_nothing_set_and_stay,
     "on 14 problems that nobody": nothing_set_is_within_reach_of_searched_settings,
     "sooner than the best published": nothing_set_is_sooner_than_what_was_published,
+    "plain momentum takes 1.4 times": directions_are_worth_as_much,
     "whitening at rank 48": leading_directions_are_enough_on_mnist,
     "AdamW takes more than four times": leading_directions_are_enough_on_mnist,
     "`five-steps` first, then columns": four_solve_all_parities,
