@@ -1,5 +1,6 @@
 """A run that is killed and started again gives the history of an undisturbed one."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.settings import Settings
+from egd_optax.grokking.problems.tasks import Task
+from egd_optax.grokking.training import checkpoints
 from egd_optax.grokking.training.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.training.run import train
 
@@ -121,14 +124,14 @@ def test_every_checkpoint_leads_to_the_same_end(names, tmp_path):
         return report
 
     def run(report=None):
-        checkpoints = Checkpoints(tmp_path / "state", 5, {}, resume=True)
+        kept = Checkpoints(tmp_path / "state", 5, {}, resume=True)
         return train(
             TASK,
             small_net,
             optimizer(),
             SETTINGS,
             report=report,
-            checkpoints=checkpoints,
+            checkpoints=kept,
             measures=looked_at,
         )
 
@@ -145,6 +148,49 @@ def test_every_checkpoint_leads_to_the_same_end(names, tmp_path):
         for name, values in expected.metrics.items():
             np.testing.assert_array_equal(history.metrics[name], values)
     assert seconds == sorted(seconds)
+
+
+def test_a_seed_that_rests_does_so_after_a_kill(tmp_path, rng):
+    inputs = rng.normal(size=(200, 14)).astype(np.float32)
+    easy = Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
+    settings = dataclasses.replace(
+        SETTINGS, batch_size=100, max_steps=200, threshold=0.6, patience=4
+    )
+
+    def run(kept=None, report=None):
+        return train(
+            *(easy, small_net, optax.adam(0.01), settings),
+            checkpoints=kept,
+            report=report,
+        )
+
+    expected = run()
+    accuracy = expected.metrics["test_accuracy"]
+    last = [1 + int(np.flatnonzero(np.diff(values))[-1]) for values in accuracy.T]
+    between = (min(last) + max(last)) // 2
+    assert min(last) + 2 < between < len(accuracy) - 2
+
+    def stop(history):
+        if len(history.steps) >= between:
+            raise KilledError
+
+    def saved():
+        return Checkpoints(tmp_path / "state", 2, {}, resume=True)
+
+    with pytest.raises(KilledError):
+        run(saved(), stop)
+    for _ in range(2):  # the second has nothing left to do
+        history = run(saved())
+        for name, values in expected.metrics.items():
+            np.testing.assert_array_equal(history.metrics[name], values)
+
+
+def test_processes_that_see_different_folders_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "as_the_first_has", lambda step: np.array(24))
+    with pytest.raises(
+        CheckpointError, match=r"of step 0 .* that of 24: choose an --o"
+    ):
+        Checkpoints(tmp_path / "state", 5, {}, resume=True).restore({})
 
 
 def damage(folder, how):
