@@ -26,6 +26,15 @@ def test_every_benchmark_runs_quickly(script, tmp_path):
 
 
 @pytest.mark.slow
+def test_seeds_are_swept_over_devices(tmp_path):
+    command = [sys.executable, BENCHMARKS / "speed" / "sweep.py", "--devices", "1", "2"]
+    subprocess.run([*command, "--quick", "--out", tmp_path], check=True)
+    _, head, *rows = (tmp_path / "sweep-devices-quick.csv").read_text().splitlines()
+    assert head.startswith("devices,seeds,")
+    assert [row.split(",")[:2] for row in rows] == [["1", "2"], ["2", "2"]]
+
+
+@pytest.mark.slow
 def test_every_method_of_whitening_is_compared(tmp_path):
     command = [sys.executable, BENCHMARKS / "speed" / "whitening.py", "--every-method"]
     subprocess.run(
