@@ -173,6 +173,24 @@ def main():
             "seeds/s": "runs a second",
         },
     )
+    table(
+        "start.md",
+        RESULTS / "start.csv",
+        {
+            "optimizer": "optimizer",
+            "cache": "cache",
+            "whole s": "start to finish",
+            "import s": "import",
+            "compile s": "compile",
+            "run s": "run",
+            "rest s": "rest",
+        },
+    )
+    table(
+        "sweep-devices.md",
+        RESULTS / "sweep-devices.csv",
+        {"devices": "devices", "seeds": "seeds", "runs/min": "runs a minute"},
+    )
 
 
 if __name__ == "__main__":
