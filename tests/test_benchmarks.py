@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from egd_optax.grokking.problems.problem import modular
+from egd_optax.grokking.problems.problem import modular, with_settings
 from egd_optax.leaves.layouts import matrix_layouts
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -82,6 +82,7 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
         return _cells.run_cell(tmp_path, "row", "sgd", problem, lambda history: None)
 
     first = cell(problem)
+    assert [path.name for path in (tmp_path / "row").iterdir()] == ["sgd.json.gz"]
 
     def refuse(*arguments, **keywords):
         raise AssertionError("run again")
@@ -107,6 +108,39 @@ def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(_cells, "_read", lambda path, row: there)
     with pytest.raises(_cells.CellError, match="relabel_every unknown and not None"):
         cell(problem)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_cell_that_was_killed_goes_on(tmp_path, monkeypatch):
+    from benchmarks.evidence import _cells
+
+    monkeypatch.setattr(_cells, "_CHECKPOINT_EVERY", 6)
+    problem = with_settings(
+        modular("addition", 7, width=16),
+        **{"seeds": (0,), "max_steps": 18, "batch_size": 8},
+    )
+
+    def cell(folder, report, problem=problem):
+        return _cells.run_cell(folder, "row", "sgd", problem, report)
+
+    def stop(history):
+        if history.steps[-1] == 12:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        cell(tmp_path / "killed", stop)
+    longer = with_settings(problem, max_steps=24)
+    with pytest.raises(_cells.CellError, match=r"of another run: .* or delete .*sgd"):
+        cell(tmp_path / "killed", stop, longer)
+    seen = []
+    again = cell(tmp_path / "killed", lambda history: seen.append(history.steps[-1]))
+    whole = cell(tmp_path / "whole", lambda history: None)
+    assert seen == [12, 18]
+    for name in ("first", "curves", "final_test_accuracy"):
+        assert again.record[name] == whole.record[name]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_every_method_of_a_family_had_the_same_trials_seeds_and_budget(family):
     }
     assert all(len(row[steps[0]].split()) == len(FINAL_SEEDS) for row in again)
     asked = json.loads((folder / "finals.json").read_text())
-    assert asked == json.loads(json.dumps(finals(search).question()))
+    assert asked == json.loads(json.dumps(finals(family, search).question()))
 
 
 @pytest.mark.parametrize("family", SEARCHED)

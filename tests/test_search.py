@@ -8,10 +8,13 @@ import signal
 from fractions import Fraction
 
 import numpy as np
+import optax
 import pytest
 
 from egd_optax.grokking.dimensions import Choice, LogUniform, OneMinus, Or, Whole
+from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.problem import modular, parity, with_settings
+from egd_optax.grokking.problems.tasks import Task
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.search import runs, search
 from egd_optax.grokking.search.interruption import deferred_interruption
@@ -210,6 +213,43 @@ def test_a_run_that_is_no_number_ends_and_is_not_solved():
     found = runner([settings], [0])
     assert found.ended < 60
     assert math.isinf(found.solved[0])
+
+
+def test_to_the_end_a_problem_is_solved_by_what_holds(rng):
+    inputs = rng.normal(size=(200, 14)).astype(np.float32)
+    easy = Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
+    problem = with_settings(
+        dataclasses.replace(
+            PROBLEM,
+            task=easy,
+            make_model=lambda rngs: TwoLayerNet(14, 2, width=16, rngs=rngs),
+        ),
+        **{"batch_size": 50, "max_steps": 40, "seeds": (0,), "patience": None},
+    )
+
+    def build():
+        return optax.sgd(0.5)
+
+    history = train(problem.task, problem.make_model, build(), problem.settings)
+    # One that is crossed, and crossed back, and held in the end.
+    thresholds = np.unique(history.metrics["test_accuracy"])
+    first, held = (
+        np.array([float(crossing(t).steps[0]) for t in thresholds])
+        for crossing in (history.first_crossing, history.sustained_crossing)
+    )
+    (place, *_) = np.flatnonzero((first < held) & np.isfinite(held))
+    problem = with_settings(problem, threshold=float(thresholds[place]))
+    for to_the_end, solved in ((False, first[place]), (True, held[place])):
+        runner = runs.Runner(problem, build, (), to_the_end=to_the_end)
+        found = runner([{}], [0])
+        assert found.solved[0] == solved
+        assert found.ended[0] == (40 if to_the_end else solved)
+    # And not by what is lost at the end of its budget.
+    below = history.metrics["test_accuracy"][:, 0] < thresholds[place]
+    fallen = history.steps[below & (history.steps > first[place])][0]
+    shorter = with_settings(problem, max_steps=int(fallen))
+    found = runs.Runner(shorter, build, (), to_the_end=True)([{}], [0])
+    assert np.isinf(found.solved[0])
 
 
 def test_a_run_that_has_not_memorized_half_at_half_of_its_budget_is_given_up():

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ from egd_optax.grokking.files import replacing
 from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.training.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.training.history import Crossing, History
 from egd_optax.grokking.training.run import train
 
 RESULTS = Path(__file__).parent / "results"
 _KEPT_EVALUATIONS = 120
+# In steps of each seed: minutes of a large model.
+_CHECKPOINT_EVERY = 200
 SUFFIX = ".json.gz"
 # What reading bytes that are no cell can raise, gzip's ways among them.
 _DAMAGED = (
@@ -73,7 +77,8 @@ def run_cell(
 ) -> Cell:
     """The cell from ``folder`` where it was run before, else a run.
 
-    Curves of the measures that are named are kept beside those of accuracy.
+    A run that was killed goes on from its last checkpoint. Curves of the measures that
+    are named are kept beside those of accuracy.
 
     Raises:
       CellError: what is there is damaged, or was run with other settings.
@@ -81,25 +86,31 @@ def run_cell(
     """
     if found := finished_cell(folder, row, recipe, problem):
         return found
-    optimizer = RECIPES[recipe].make(problem)
-    history = train(
-        problem.task,
-        problem.make_model,
-        optimizer,
-        problem.settings,
-        report=report,
-        measures=measures(measured),
-    )
+    path, question = _path(folder, row, recipe), _question(recipe, problem)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = path.with_name(f"{recipe}.unfinished")
+    identity = {"question": json.dumps(question), "measures": " ".join(measured)}
+    try:
+        history = train(
+            problem.task,
+            problem.make_model,
+            RECIPES[recipe].make(problem),
+            problem.settings,
+            report=report,
+            checkpoints=Checkpoints(state, _CHECKPOINT_EVERY, identity, resume=True),
+            measures=measures(measured),
+        )
+    except CheckpointError as error:
+        raise CellError(f"{error}; or delete {state}") from error
     record = {
-        "question": _question(recipe, problem),
+        "question": question,
         **_measured(history, problem.settings.threshold),
     }
-    path = _path(folder, row, recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         text = json.dumps(record | {"sha256": _digest(record)}) + "\n"
         # No time in it: the same cell is the same file.
         temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+    shutil.rmtree(state, ignore_errors=True)
     return Cell(row, recipe, record)
 
 

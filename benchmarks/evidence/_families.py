@@ -19,6 +19,10 @@ SEARCH_SEEDS = (100,)
 FINAL_SEEDS = (101, 102, 103)
 # How many distinct trials are run with these: one seed tells little of a parity.
 FINALISTS = {"modular": 5, "parity": 16, "mnist": 5, "transformer": 5}
+# On the transformer the quickest settings cross the threshold and fall back. There,
+# trials that solved all problems are run again to the end of their budget, the best of
+# those that held are the finalists, and the finals count what holds, too.
+TO_THE_END = ("transformer",)
 
 
 def _problems(budget: int, *problems: Problem) -> list[Problem]:
@@ -68,12 +72,19 @@ FAMILIES = {
 }
 
 
-def finals(search: Search) -> Search:
+def prolonged(search: Search) -> Search:
+    """The same problems to the end of their budgets."""
+    return dataclasses.replace(search, to_the_end=True, refined=0)
+
+
+def finals(family: str, search: Search) -> Search:
     """The same problems with other seeds."""
     problems = [
         with_settings(problem, seeds=FINAL_SEEDS) for problem in search.problems
     ]
-    return dataclasses.replace(search, problems=problems, refined=0)
+    return dataclasses.replace(
+        search, problems=problems, refined=0, to_the_end=family in TO_THE_END
+    )
 
 
 def finalists(

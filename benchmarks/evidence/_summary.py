@@ -5,12 +5,13 @@ import math
 from benchmarks.evidence._cells import PLATEAU, Cell
 from benchmarks.evidence._families import FAMILIES
 from benchmarks.evidence._means import family_means, seconds_to_generalize
-from benchmarks.evidence._rows import rows
+from benchmarks.evidence._rows import recipes, rows
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._tables import steps_text, table
 from egd_optax.grokking.recipes import RECIPES
 
-PLATEAUS = {row.name for row in rows("full") if row.plateau is not None}
+ROWS = {row.name: row for row in rows("full")}
+UNDER_WAY = "under way"  # where not all recipes were raced
 # What a reader will ask for.
 ASKED_FOR = ("egd", "muon", "columns", "adamw")
 # The cells of each row, and the best published result.
@@ -47,11 +48,13 @@ def overview(sections: Sections) -> str:
         if name.endswith(PLATEAU):
             continue
         found = {cell.recipe: cell for cell in cells}
+        steps = {n: c.crossing("first").median for n, c in found.items()}
+        complete = is_complete(name, sections)
         lines.append(
             [
                 name,
                 published,
-                soonest({n: c.crossing("first").median for n, c in found.items()}),
+                soonest(steps) if complete else UNDER_WAY,
                 *(
                     steps_text(found[n], "first") if n in found else "not run"
                     for n in ASKED_FOR
@@ -59,10 +62,12 @@ def overview(sections: Sections) -> str:
                 _soonest_by_the_clock(
                     {
                         n: seconds.get((name, n), math.nan)
-                        for n, c in found.items()
-                        if math.isfinite(c.crossing("first").median)
+                        for n, median in steps.items()
+                        if math.isfinite(median)
                     }
-                ),
+                )
+                if complete
+                else UNDER_WAY,
                 _plateau(name, sections),
             ]
         )
@@ -92,7 +97,7 @@ def _number(value: float) -> str:
 def families(sections: Sections, kind: str) -> str:
     """The methods of each family in the order of their means, one line a family."""
     cells = cells_of(sections)
-    means = family_means(rows("full"), cells, seconds_to_generalize(cells))
+    means = family_means(ROWS.values(), cells, seconds_to_generalize(cells))
     lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
     for family, found in means.items():
         reached = {n: getattr(mean, kind) for n, mean in found.items()}
@@ -106,6 +111,9 @@ def families(sections: Sections, kind: str) -> str:
         ):
             ranked = []
         tuned = "alike" if is_on_equal_terms(family, cells) else "not yet alike"
+        of_family = [n for n, row in ROWS.items() if row.problem.family == family]
+        if not all(is_complete(name, sections) for name in of_family):
+            tuned += f", races {UNDER_WAY}"
         text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked)
         lines.append([family, tuned, text or "to be timed"])
     return table(lines)
@@ -116,11 +124,17 @@ def cells_of(sections: Sections) -> dict[str, list[Cell]]:
     return {name: found for name, (found, _) in sections.items()}
 
 
+def is_complete(row: str, sections: Sections) -> bool:
+    """Whether all recipes of a row were raced."""
+    cells, _ = sections.get(row, ([], ""))
+    return {cell.recipe for cell in cells} >= set(recipes("full", ROWS[row]))
+
+
 def is_on_equal_terms(family: str, cells: dict[str, list[Cell]]) -> bool:
     """Whether the family was searched, and raced with what the search found."""
     if not searched(family):
         return False
-    of_family = {row.name for row in rows("full") if row.problem.family == family}
+    of_family = {name for name, row in ROWS.items() if row.problem.family == family}
     tuned = [
         (cell, RECIPES[cell.recipe].settings[family])
         for name in of_family
@@ -134,7 +148,7 @@ def is_on_equal_terms(family: str, cells: dict[str, list[Cell]]) -> bool:
 
 def _plateau(row: str, sections: Sections) -> str:
     """When the plain optimizer of the paper generalizes."""
-    if row not in PLATEAUS:
+    if ROWS[row].plateau is None:
         return "–"
     if row + PLATEAU not in sections:
         return "not run"

@@ -11,7 +11,10 @@ parities sixteen, no two of which took the same steps) are run with three other 
 and the best of them by these goes to egd_optax/grokking/tuned.json.
 The score is the geometric mean over the problems of the steps until held-out accuracy
 reaches the threshold; a problem that is not solved counts twice the budget, and the
-problems after it are not run and count the same.
+problems after it are not run and count the same. With the transformer, where the
+quickest settings cross the threshold and fall back, trials that solved both problems
+are run again to the end of their budget, and those and the finals count the steps from
+which accuracy holds until then (again.csv).
 
 In results/search/FAMILY: trials.csv and finals.csv, every trial with its settings and
 steps; what is there is not run again. The table of the chosen settings goes to
@@ -28,7 +31,13 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from benchmarks.evidence._families import FAMILIES, finalists, finals
+from benchmarks.evidence._families import (
+    FAMILIES,
+    TO_THE_END,
+    finalists,
+    finals,
+    prolonged,
+)
 from benchmarks.shared import check_names, fail, report
 from egd_optax.grokking import figures
 from egd_optax.grokking.files import prepare_folder, reserved, write_text
@@ -86,18 +95,25 @@ def chosen(
     family: str, search: Search, names: Sequence[str], folder: Path
 ) -> list[Trial]:
     """The best trial of each method, as the seeds of the finals have it."""
-    ledger, second = search.ledger(folder), finals(search)
+    ledger, second = search.ledger(folder), finals(family, search)
     last = second.ledger(folder, "finals")
+    longer = prolonged(search)
+    held = longer.ledger(folder, "again") if family in TO_THE_END else None
     console = Console()
     rows, every = [], {}
     total = len(names) * (search.trials + search.refined)
     with bar(total, search.budgets, console) as show:
         for name in names:
             found = every[name] = search.run(name, ledger, show)
-            best = finalists(family, found, search.budgets)
+            candidates = found
+            if held is not None:
+                there = [trial.settings for trial in found if trial.is_solved]
+                numbered = dict(enumerate(there))
+                candidates = longer.evaluate(name, numbered, held, show) or found
+            best = finalists(family, candidates, search.budgets)
             ranked = {rank: trial.settings for rank, trial in enumerate(best)}
-            again = second.evaluate(name, ranked, last, lambda *_: None)
-            rows.append(min(again, key=lambda t: t.rank(search.budgets)))
+            run_again = second.evaluate(name, ranked, last, lambda *_: None)
+            rows.append(min(run_again, key=lambda t: t.rank(search.budgets)))
             solved = sum(trial.is_solved for trial in found)
             console.print(
                 f"{name:<20} {rows[-1].score(search.budgets):7.1f}  "

@@ -35,7 +35,9 @@ _RUNS_PER_ACCELERATOR = 64
 class Runs(NamedTuple):
     """What came out of some runs."""
 
-    solved: np.ndarray  # (runs,), float: steps to the threshold; infinite: not reached
+    # (runs,), float: steps to the threshold, to the end those from which it held;
+    # infinite: it was not reached, or did not hold.
+    solved: np.ndarray
     memorized: np.ndarray  # (runs,), float: the same for the training examples
     ended: np.ndarray  # (runs,), int: steps run
     train_accuracy: np.ndarray  # (runs,), at the last of them
@@ -80,6 +82,8 @@ class Runner:
       build: an optimizer from its settings.
       names: of the settings; the shares of wrong labels, which are the problem's, may
         be among them.
+      to_the_end: whether runs go on to their budget, and a problem is solved by what
+        holds until then.
     """
 
     def __init__(
@@ -87,8 +91,11 @@ class Runner:
         problem: Problem,
         build: Callable[..., optax.GradientTransformation],
         names: Iterable[str],
+        *,
+        to_the_end: bool = False,
     ):
         check_settings(problem.task, problem.settings)
+        self._to_the_end = to_the_end
         self._problem, self._build, self._names = problem, build, tuple(names)
         per_device = _RUNS_PER_DEVICE.get(jax.default_backend(), _RUNS_PER_ACCELERATOR)
         self.chunk = per_device * jax.device_count()
@@ -162,27 +169,34 @@ class Runner:
         )
         part = "validation" if settings.validation_fraction else "test"
 
-        def goes_on(carry: tuple[Member, jax.Array, jax.Array]) -> jax.Array:
-            member, number, _ = carry
+        def goes_on(carry: tuple[Member, jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            member, number, _, since = carry
             metrics = member.metrics
-            solved = metrics[f"{part}_accuracy"] >= settings.threshold
+            solved = (since > 0) & (not self._to_the_end)
             at_half = number == (self._evaluations + 1) // 2
             lost = ~jnp.isfinite(metrics["train_loss"])
             lost |= at_half & (metrics["train_accuracy"] < 0.5)
             return (number < budget) & ~solved & ~lost
 
-        def one_more(carry: tuple[Member, jax.Array, jax.Array]) -> Any:
-            member, number, memorized = carry
+        def one_more(carry: tuple[Member, jax.Array, jax.Array, jax.Array]) -> Any:
+            member, number, memorized, since = carry
             member, number = program.until_evaluation(member, number, data), number + 1
-            known = member.metrics["train_accuracy"] >= settings.threshold
+            metrics = member.metrics
+            known = metrics["train_accuracy"] >= settings.threshold
             memorized = jnp.minimum(memorized, jnp.where(known, number, jnp.inf))
-            return member, number, memorized
+            # The evaluation from which on all were above; 0: the last one was not.
+            above = metrics[f"{part}_accuracy"] >= settings.threshold
+            since = jnp.where(above, jnp.where(since > 0, since, number), 0)
+            return member, number, memorized, since
 
-        begun = program.begin(seed, data), jnp.zeros([], jnp.int32), jnp.array(jnp.inf)
-        member, number, memorized = lax.while_loop(goes_on, one_more, begun)
-        metrics = member.metrics
-        held_out = metrics[f"{part}_accuracy"]
-        steps = number * self._steps_per_evaluation
-        solved = jnp.where(held_out >= settings.threshold, steps, jnp.inf)
-        memorized *= self._steps_per_evaluation
-        return solved, memorized, steps, metrics["train_accuracy"], held_out
+        none = jnp.zeros([], jnp.int32)
+        begun = program.begin(seed, data), none, jnp.array(jnp.inf), none
+        member, number, memorized, since = lax.while_loop(goes_on, one_more, begun)
+        metrics, steps = member.metrics, self._steps_per_evaluation
+        return (
+            jnp.where(since > 0, since * steps, jnp.inf),
+            memorized * steps,
+            number * steps,
+            metrics["train_accuracy"],
+            metrics[f"{part}_accuracy"],
+        )

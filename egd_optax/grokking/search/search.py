@@ -47,12 +47,15 @@ class Search:
       trials: quasi-random trials of each method.
       refined: further trials, each near the best one before its round of 16.
       draw: seed of the trials.
+      to_the_end: whether runs go on to their budget, and a problem is solved by what
+        holds until then.
     """
 
     problems: Sequence[Problem]
     trials: int = 64
     refined: int = 0
     draw: int = 0
+    to_the_end: bool = False
 
     @property
     def budgets(self) -> list[int]:
@@ -72,6 +75,8 @@ class Search:
                 for problem in self.problems
             ],
             "draw": self.draw,
+            # As those have it that were asked before this could be.
+            **({"to_the_end": True} if self.to_the_end else {}),
             "version": version("egd-optax"),
         }
 
@@ -119,7 +124,12 @@ class Search:
         """A compiled program for each problem."""
         recipe = RECIPES[optimizer]
         return [
-            Runner(problem, functools.partial(recipe.build, problem), recipe.space)
+            Runner(
+                problem,
+                functools.partial(recipe.build, problem),
+                recipe.space,
+                to_the_end=self.to_the_end,
+            )
             for problem in self.problems
         ]
 
