@@ -28,6 +28,7 @@ def rng():
 
 # Programs that tests start in processes of their own.
 collect_ignore = [
+    "commands_of_a_job.py",
     "eight_devices.py",
     "two_devices.py",
     "two_processes.py",

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from egd_optax.grokking.cli import commands as cli
+from egd_optax.grokking.cli import train as cli_train
+from egd_optax.grokking.files import replacing
 from egd_optax.grokking.training.history import History
 
 SMALL = ["--modulus", "7", "--batch-size", "8", "--width", "16", "--max-steps", "9"]
@@ -112,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys)
 
 
 def test_an_interrupted_race_keeps_what_it_has(tmp_path, monkeypatch, capsys):
-    real = cli.train
+    real = cli_train.train
 
     def interrupted(task, make_model, optimizer, settings, *, report, **_):
         def report_and_stop(history: History):
@@ -121,7 +123,7 @@ def test_an_interrupted_race_keeps_what_it_has(tmp_path, monkeypatch, capsys):
 
         return real(task, make_model, optimizer, settings, report=report_and_stop)
 
-    monkeypatch.setattr(cli, "train", interrupted)
+    monkeypatch.setattr(cli_train, "train", interrupted)
     with pytest.raises(SystemExit) as stop:
         call(monkeypatch, "race", "addition", *SMALL, "--out", tmp_path)
     assert stop.value.code == 130
@@ -139,7 +141,7 @@ def test_an_error_in_writing_leaves_the_old_file(tmp_path):
     path.write_text("old")
     with (
         pytest.raises(RuntimeError, match="on the way"),
-        cli.replacing(path) as temporary,
+        replacing(path) as temporary,
     ):
         temporary.write_text("half")
         raise RuntimeError("on the way")

@@ -13,10 +13,9 @@ from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.problems.settings import WRONG_LABELS
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.search.interruption import deferred_interruption
-from egd_optax.grokking.search.ledger import Ledger
+from egd_optax.grokking.search.ledger import Ledger, places_of_missing
 from egd_optax.grokking.search.runs import Runner
 from egd_optax.grokking.search.trials import Settings, Trial
-from egd_optax.grokking.training.devices import as_the_first_has
 
 # What can be an axis: whether its values are spaced by their logarithms, and which it
 # may have.
@@ -166,8 +165,7 @@ class Grid:
             ]
             found += [trial for trial in known if trial]
             report(found)
-            is_missing = as_the_first_has(np.array([trial is None for trial in known]))
-            missing = [n for n, asked in zip(numbers, is_missing, strict=True) if asked]
+            missing = [numbers[place] for place in places_of_missing(known)]
             if not missing:
                 continue
             problem = self.problem_of(dict(key))

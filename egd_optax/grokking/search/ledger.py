@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from egd_optax.grokking.differences import first_difference
 from egd_optax.grokking.files import write_text
 from egd_optax.grokking.search.trials import Settings, Trial
+from egd_optax.grokking.training.devices import as_the_first_has
 
 # Commented, as all tables of this package begin.
 _HEAD = "# sha256 of the lines below: "
@@ -163,6 +166,12 @@ class Ledger:
                 f"{about.parent} has another search: {where} is {old} there and {new} "
                 "here; choose another --out"
             )
+
+
+def places_of_missing(found: Sequence[Trial | None]) -> list[int]:
+    """Where the first process has none, which alone has a ledger."""
+    none = as_the_first_has(np.array([trial is None for trial in found]))
+    return np.flatnonzero(none).tolist()
 
 
 def _digest(text: str) -> str:
