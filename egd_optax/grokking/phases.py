@@ -159,10 +159,11 @@ class Grid:
             groups.setdefault(key, []).append(number)
         found: list[Trial] = []
         for key, numbers in groups.items():
-            known = [
-                ledger and ledger.find(self.optimizer, 0, n, self.cells[n])
-                for n in numbers
-            ]
+            known: list[Trial | None] = [None] * len(numbers)
+            if ledger is not None:
+                known = [
+                    ledger.find(self.optimizer, 0, n, self.cells[n]) for n in numbers
+                ]
             found += [trial for trial in known if trial]
             report(found)
             missing = [numbers[place] for place in places_of_missing(known)]
