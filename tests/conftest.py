@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import os
 import re
 import tempfile
@@ -14,6 +15,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 
@@ -24,6 +26,20 @@ hypothesis.settings.load_profile("fixed")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+_tests_done = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Each compiled program takes a few of the 65 530 memory maps that Linux allows a
+    process, and a worker of this suite compiles more than that holds.
+    """
+    maps = Path("/proc/self/maps")
+    if next(_tests_done) % 25 or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 # Programs that tests start in processes of their own.
