@@ -24,8 +24,9 @@ from egd_optax.grokking.training.run import train
 
 RESULTS = Path(__file__).parent / "results"
 _KEPT_EVALUATIONS = 120
-# In steps of each seed: minutes of a large model.
+# In steps of each seed, minutes of a large model; and how many a long run has.
 _CHECKPOINT_EVERY = 200
+_CHECKPOINTS = 50
 SUFFIX = ".json.gz"
 # What reading bytes that are no cell can raise, gzip's ways among them.
 _DAMAGED = (
@@ -89,6 +90,7 @@ def run_cell(
     path, question = _path(folder, row, recipe), _question(recipe, problem)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = path.with_name(f"{recipe}.unfinished")
+    every = max(_CHECKPOINT_EVERY, problem.settings.max_steps // _CHECKPOINTS)
     identity = {"question": json.dumps(question), "measures": " ".join(measured)}
     try:
         history = train(
@@ -97,7 +99,7 @@ def run_cell(
             RECIPES[recipe].make(problem),
             problem.settings,
             report=report,
-            checkpoints=Checkpoints(state, _CHECKPOINT_EVERY, identity, resume=True),
+            checkpoints=Checkpoints(state, every, identity, resume=True),
             measures=measures(measured),
         )
     except CheckpointError as error:
