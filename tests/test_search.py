@@ -158,6 +158,14 @@ def test_an_interruption_that_is_ignored_stays_so():
 # --- What it costs to tune
 
 
+def test_a_mean_counts_every_seed():
+    late = Trial("egd", 0, 0, {}, ((100.0, 800.0, 100.0), (math.inf,) * 3), ())
+    assert late.mean([1000, 1000]) == pytest.approx(math.sqrt(200 * 2000))
+    assert late.score([1000, 1000]) == pytest.approx(math.sqrt(100 * 2000))
+    not_run = Trial("egd", 0, 0, {}, ((math.inf,) * 3, ()), ())
+    assert not_run.mean([50, 500]) == pytest.approx(math.sqrt(100 * 1000))
+
+
 def test_the_expected_best_is_that_of_all_subsets(rng):
     scores = rng.uniform(size=6)
     scores[2] = scores[4]

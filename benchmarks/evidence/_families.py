@@ -21,7 +21,8 @@ FINAL_SEEDS = (101, 102, 103)
 FINALISTS = {"modular": 5, "parity": 16, "mnist": 5, "transformer": 5}
 # On the transformer the quickest settings cross the threshold and fall back. There,
 # trials that solved all problems are run again to the end of their budget, the best of
-# those that held are the finalists, and the finals count what holds, too.
+# those that held are the finalists, and the finals count what holds, too, with every
+# seed.
 TO_THE_END = ("transformer",)
 
 
@@ -85,6 +86,11 @@ def finals(family: str, search: Search) -> Search:
     return dataclasses.replace(
         search, problems=problems, refined=0, to_the_end=family in TO_THE_END
     )
+
+
+def final_score(family: str, trial: Trial, budgets: Sequence[int]) -> float:
+    """What the finals of a family rank by."""
+    return trial.mean(budgets) if family in TO_THE_END else trial.score(budgets)
 
 
 def finalists(

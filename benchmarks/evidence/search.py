@@ -14,7 +14,7 @@ reaches the threshold; a problem that is not solved counts twice the budget, and
 problems after it are not run and count the same. With the transformer, where the
 quickest settings cross the threshold and fall back, trials that solved both problems
 are run again to the end of their budget, and those and the finals count the steps from
-which accuracy holds until then (again.csv).
+which accuracy holds until then (again.csv); finals count every seed, not their median.
 
 In results/search/FAMILY: trials.csv and finals.csv, every trial with its settings and
 steps; what is there is not run again. The table of the chosen settings goes to
@@ -34,6 +34,7 @@ from rich.console import Console
 from benchmarks.evidence._families import (
     FAMILIES,
     TO_THE_END,
+    final_score,
     finalists,
     finals,
     prolonged,
@@ -85,7 +86,7 @@ def main(options: Options) -> None:
         if not options.quick:
             write_tuned(family, rows)
         note = f"steps on {', '.join(p.task.name for p in search.problems)}"
-        table = [_line(search, trial) for trial in rows]
+        table = [_line(family, search, trial) for trial in rows]
         report(
             table, options.out / f"search-{family}.csv", quick=options.quick, note=note
         )
@@ -113,19 +114,27 @@ def chosen(
             best = finalists(family, candidates, search.budgets)
             ranked = {rank: trial.settings for rank, trial in enumerate(best)}
             run_again = second.evaluate(name, ranked, last, lambda *_: None)
-            rows.append(min(run_again, key=lambda t: t.rank(search.budgets)))
+            rows.append(
+                min(
+                    run_again,
+                    key=lambda t: (
+                        final_score(family, t, search.budgets),
+                        t.rank(search.budgets),
+                    ),
+                )
+            )
             solved = sum(trial.is_solved for trial in found)
             console.print(
-                f"{name:<20} {rows[-1].score(search.budgets):7.1f}  "
+                f"{name:<20} {final_score(family, rows[-1], search.budgets):7.1f}  "
                 f"{solved} of {len(found)} trials solved all"
             )
     problems = ", ".join(problem.task.name for problem in search.problems)
     title = f"{len(found)} trials of each method on {problems}"
     figures.save(tune_figure(search, every, title=title), folder / "tune.png")
-    return sorted(rows, key=lambda trial: trial.score(search.budgets))
+    return sorted(rows, key=lambda t: final_score(family, t, search.budgets))
 
 
-def _line(search: Search, trial: Trial) -> dict[str, object]:
+def _line(family: str, search: Search, trial: Trial) -> dict[str, object]:
     steps = {
         problem.task.name: f"{np.median(found):.0f}" if found else ""
         for problem, found in zip(search.problems, trial.steps, strict=True)
@@ -133,7 +142,7 @@ def _line(search: Search, trial: Trial) -> dict[str, object]:
     settings = ", ".join(f"{k} {v:g}" for k, v in trial.settings.items())
     return {
         "optimizer": trial.optimizer,
-        "score": f"{trial.score(search.budgets):.1f}",
+        "score": f"{final_score(family, trial, search.budgets):.1f}",
         **steps,
         "settings": settings,
     }
