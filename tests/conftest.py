@@ -28,6 +28,15 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def easy(rng):
+    """The sign of the first of fourteen numbers, which any optimizer learns."""
+    from egd_optax.grokking.problems.tasks import Task
+
+    inputs = rng.normal(size=(200, 14)).astype(np.float32)
+    return Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
+
+
 _tests_done = itertools.count(1)
 
 

@@ -20,7 +20,6 @@ from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.settings import Settings
-from egd_optax.grokking.problems.tasks import Task
 from egd_optax.grokking.training import checkpoints
 from egd_optax.grokking.training.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.training.run import train
@@ -150,9 +149,7 @@ def test_every_checkpoint_leads_to_the_same_end(names, tmp_path):
     assert seconds == sorted(seconds)
 
 
-def test_a_seed_that_rests_does_so_after_a_kill(tmp_path, rng):
-    inputs = rng.normal(size=(200, 14)).astype(np.float32)
-    easy = Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
+def test_a_seed_that_rests_does_so_after_a_kill(tmp_path, easy):
     settings = dataclasses.replace(
         SETTINGS, batch_size=100, max_steps=200, threshold=0.6, patience=4
     )

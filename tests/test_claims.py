@@ -12,7 +12,7 @@ from benchmarks.evidence import _regret_pages, regret
 from benchmarks.evidence._cells import PLATEAU, RESULTS
 from benchmarks.evidence._means import family_means, seconds_to_generalize
 from benchmarks.evidence._results_page import race_results
-from benchmarks.evidence._rows import rows
+from benchmarks.evidence._rows import by_family, rows
 from benchmarks.evidence._summary import cells_of, is_on_equal_terms
 from benchmarks.shared import read_table
 from egd_optax.grokking.problems.problem import modular, with_settings
@@ -56,7 +56,7 @@ def of_rows(recipe, names):
 
 def times_adamw(family, recipe):
     """What a step takes, AdamW's is 1, by row of the family."""
-    names = [row.name for row in rows("full") if row.problem.family == family]
+    names = by_family(rows("full"))[family]
     return [
         float(line["ratio"])
         for line in read_table(RESULTS / "clock.csv")
@@ -64,9 +64,7 @@ def times_adamw(family, recipe):
     ]
 
 
-ROWS = {}
-for each in rows("full"):
-    ROWS.setdefault(each.problem.family, []).append(each.name)
+ROWS = by_family(rows("full"))
 MODULAR = ROWS["modular"]
 
 

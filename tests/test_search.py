@@ -14,7 +14,6 @@ import pytest
 from egd_optax.grokking.dimensions import Choice, LogUniform, OneMinus, Or, Whole
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.problem import modular, parity, with_settings
-from egd_optax.grokking.problems.tasks import Task
 from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.search import runs, search
 from egd_optax.grokking.search.interruption import deferred_interruption
@@ -223,9 +222,7 @@ def test_a_run_that_is_no_number_ends_and_is_not_solved():
     assert math.isinf(found.solved[0])
 
 
-def test_to_the_end_a_problem_is_solved_by_what_holds(rng):
-    inputs = rng.normal(size=(200, 14)).astype(np.float32)
-    easy = Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
+def test_to_the_end_a_problem_is_solved_by_what_holds(easy):
     problem = with_settings(
         dataclasses.replace(
             PROBLEM,

@@ -11,7 +11,6 @@ from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.problem import modular, parity
 from egd_optax.grokking.problems.settings import Settings
-from egd_optax.grokking.problems.tasks import Task
 from egd_optax.grokking.recipes import RECIPES, recipes_for
 from egd_optax.grokking.training import run as training
 from egd_optax.grokking.training.program import Examples, Program
@@ -146,10 +145,8 @@ def test_a_switch_changes_the_run():
 
 
 @pytest.mark.parametrize("steps_per_chunk", [1, 7, 100])
-def test_a_seed_rests_when_it_has_grokked(steps_per_chunk, monkeypatch, rng):
+def test_a_seed_rests_when_it_has_grokked(steps_per_chunk, monkeypatch, easy):
     monkeypatch.setattr(training, "_STEPS_PER_CHUNK", steps_per_chunk)
-    inputs = rng.normal(size=(200, 14)).astype(np.float32)
-    easy = Task("sign", inputs, (inputs[:, 0] > 0).astype(np.int32), classes=2)
     settings = dataclasses.replace(
         SMALL, batch_size=100, max_steps=200, threshold=0.6, patience=4
     )

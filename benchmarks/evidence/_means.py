@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.evidence._cells import RESULTS, Cell
-from benchmarks.evidence._rows import Row
+from benchmarks.evidence._rows import Row, by_family
 from benchmarks.shared import read_table
 
 
@@ -42,11 +42,8 @@ def family_means(
     seconds: Mapping[tuple[str, str], float],
 ) -> dict[str, dict[str, Mean]]:
     """Of each family, the recipes that were run on all of its rows."""
-    families: dict[str, list[str]] = {}
-    for row in rows:
-        families.setdefault(row.problem.family, []).append(row.name)
     found: dict[str, dict[str, Mean]] = {}
-    for family, names in families.items():
+    for family, names in by_family(rows).items():
         steps = {
             name: {c.recipe: c.crossing("first").median for c in cells.get(name, ())}
             for name in names

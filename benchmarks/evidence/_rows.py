@@ -1,7 +1,7 @@
 """The rows of the tables: problems, budgets, and the best published result of each."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from egd_optax.grokking.problems.problem import (
     Problem,
@@ -74,6 +74,14 @@ def rows(suite: str) -> Iterator[Row]:
             f"{best} steps",
             published_recipes=published,
         )
+
+
+def by_family(every: Iterable[Row]) -> dict[str, list[str]]:
+    """Names of the rows of each family."""
+    found: dict[str, list[str]] = {}
+    for row in every:
+        found.setdefault(row.problem.family, []).append(row.name)
+    return found
 
 
 def recipes(suite: str, row: Row) -> list[str]:

@@ -5,12 +5,13 @@ import math
 from benchmarks.evidence._cells import PLATEAU, Cell
 from benchmarks.evidence._families import FAMILIES
 from benchmarks.evidence._means import family_means, seconds_to_generalize
-from benchmarks.evidence._rows import recipes, rows
+from benchmarks.evidence._rows import by_family, recipes, rows
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._tables import steps_text, table
 from egd_optax.grokking.recipes import RECIPES
 
 ROWS = {row.name: row for row in rows("full")}
+FAMILY_ROWS = by_family(ROWS.values())
 UNDER_WAY = "under way"  # where not all recipes were raced
 # What a reader will ask for.
 ASKED_FOR = ("egd", "muon", "columns", "adamw")
@@ -111,8 +112,7 @@ def families(sections: Sections, kind: str) -> str:
         ):
             ranked = []
         tuned = "alike" if is_on_equal_terms(family, cells) else "not yet alike"
-        of_family = [n for n, row in ROWS.items() if row.problem.family == family]
-        if not all(is_complete(name, sections) for name in of_family):
+        if not all(is_complete(name, sections) for name in FAMILY_ROWS[family]):
             tuned += f", races {UNDER_WAY}"
         text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked)
         lines.append([family, tuned, text or "to be timed"])
@@ -134,10 +134,9 @@ def is_on_equal_terms(family: str, cells: dict[str, list[Cell]]) -> bool:
     """Whether the family was searched, and raced with what the search found."""
     if not searched(family):
         return False
-    of_family = {name for name, row in ROWS.items() if row.problem.family == family}
     tuned = [
         (cell, RECIPES[cell.recipe].settings[family])
-        for name in of_family
+        for name in FAMILY_ROWS[family]
         for cell in cells.get(name, ())
         if RECIPES[cell.recipe].space
     ]

@@ -22,7 +22,7 @@ from benchmarks import charts
 from benchmarks.evidence._cells import RESULTS, found_cells
 from benchmarks.evidence._means import Mean, family_means, seconds_to_generalize
 from benchmarks.evidence._rows import rows
-from benchmarks.evidence._summary import is_on_equal_terms
+from benchmarks.evidence._summary import FAMILY_ROWS, is_on_equal_terms
 from benchmarks.shared import report
 from egd_optax.grokking import figures
 
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
     for family, found in means.items():
         if not is_on_equal_terms(family, cells):
             continue
-        names = [row.name for row in every if row.problem.family == family]
+        names = FAMILY_ROWS[family]
         for kind in Mean._fields:
             panels[f"{family}: {kind}"] = {n: getattr(found[n], kind) for n in LADDER}
         for name in LADDER:

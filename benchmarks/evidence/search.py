@@ -26,6 +26,7 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -98,40 +99,37 @@ def chosen(
     """The best trial of each method, as the seeds of the finals have it."""
     ledger, second = search.ledger(folder), finals(family, search)
     last = second.ledger(folder, "finals")
-    longer = prolonged(search)
-    held = longer.ledger(folder, "again") if family in TO_THE_END else None
+    longer = prolonged(search) if family in TO_THE_END else None
+    held = longer and longer.ledger(folder, "again")
     console = Console()
     rows, every = [], {}
+
+    def standing(trial: Trial) -> Any:
+        budgets = search.budgets
+        return final_score(family, trial, budgets), trial.rank(budgets)
+
     total = len(names) * (search.trials + search.refined)
     with bar(total, search.budgets, console) as show:
         for name in names:
             found = every[name] = search.run(name, ledger, show)
             candidates = found
-            if held is not None:
+            if longer is not None:
                 there = [trial.settings for trial in found if trial.is_solved]
                 numbered = dict(enumerate(there))
                 candidates = longer.evaluate(name, numbered, held, show) or found
             best = finalists(family, candidates, search.budgets)
             ranked = {rank: trial.settings for rank, trial in enumerate(best)}
             run_again = second.evaluate(name, ranked, last, lambda *_: None)
-            rows.append(
-                min(
-                    run_again,
-                    key=lambda t: (
-                        final_score(family, t, search.budgets),
-                        t.rank(search.budgets),
-                    ),
-                )
-            )
+            rows.append(min(run_again, key=standing))
             solved = sum(trial.is_solved for trial in found)
             console.print(
-                f"{name:<20} {final_score(family, rows[-1], search.budgets):7.1f}  "
+                f"{name:<20} {standing(rows[-1])[0]:7.1f}  "
                 f"{solved} of {len(found)} trials solved all"
             )
     problems = ", ".join(problem.task.name for problem in search.problems)
     title = f"{len(found)} trials of each method on {problems}"
     figures.save(tune_figure(search, every, title=title), folder / "tune.png")
-    return sorted(rows, key=lambda t: final_score(family, t, search.budgets))
+    return sorted(rows, key=lambda trial: standing(trial)[0])
 
 
 def _line(family: str, search: Search, trial: Trial) -> dict[str, object]:

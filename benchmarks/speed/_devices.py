@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 
-# This process only asks what devices there are; the memory is for those it starts.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
 import jax
+
+
+def leave_memory():
+    """Before this process asks what devices there are: the memory is for those that
+    it starts.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def in_a_process(devices, module, function, arguments):

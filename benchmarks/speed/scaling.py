@@ -33,7 +33,7 @@ from rich.progress import track
 
 from benchmarks.shared import report
 from benchmarks.speed._collectives import collectives
-from benchmarks.speed._devices import forced, in_a_process
+from benchmarks.speed._devices import forced, in_a_process, leave_memory
 from benchmarks.speed._gpt2 import block
 from egd_optax import polar_by_eigh, scale_by_egd
 
@@ -102,6 +102,7 @@ def measure(width, layers, layout, repeats):
 
 
 def main(options: Options) -> None:
+    leave_memory()
     width, layers, counts = options.width, options.layers, COUNTS
     if options.quick:
         width, layers, counts = 8, 3, (1, 8)

@@ -28,7 +28,7 @@ from rich.progress import track
 
 from benchmarks import charts
 from benchmarks.shared import report
-from benchmarks.speed._devices import in_a_process
+from benchmarks.speed._devices import in_a_process, leave_memory
 from egd_optax.grokking import figures
 from egd_optax.grokking.problems.problem import modular, with_settings
 from egd_optax.grokking.recipes import RECIPES
@@ -83,6 +83,8 @@ def over_devices(model, quick, count, repeats):
 
 
 def main(options: Options) -> None:
+    if options.devices:
+        leave_memory()
     problem = problem_of(options.model, options.quick)
     repeats = 1 if options.quick else options.repeats
     on_cpu = jax.default_backend() == "cpu"

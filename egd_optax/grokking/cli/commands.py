@@ -171,16 +171,15 @@ def _run(
         f"{seeds_in_words(len(settings.seeds))}, up to {settings.max_steps} steps, on "
         f"{devices}{jax.devices()[0].device_kind}"
     )
+    search = search_of(command, problem) if isinstance(command, Tune) else None
+    keeps = search or next(iter(grids), None)
     ledger = None
     if is_first():
         # Before anything of another one is lost.
-        if isinstance(command, Tune):
-            ledger = search_of(command, problem).ledger(command.out)
-        elif isinstance(command, Phase):
-            ledger = grids[0].ledger(command.out)
+        ledger = keeps.ledger(command.out) if keeps else None
         write_text(command.out / "config.json", _config(command, prepared))
-    if isinstance(command, Tune):
-        tune(command.out, search_of(command, problem), ledger, prepared, console)
+    if search is not None:
+        tune(command.out, search, ledger, prepared, console)
     elif isinstance(command, Phase):
         run_phase(command.out, grids, ledger, prepared.title, console)
     elif isinstance(command, Training):

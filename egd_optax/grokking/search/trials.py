@@ -59,12 +59,11 @@ class Trial:
 
         A median of three seeds does not see the one that is late.
         """
-        steps = [
-            [counted(x, budget) for x in found or (math.inf,)]
+        means = [
+            score(found, [budget] * len(found)) if found else math.inf
             for found, budget in zip(self.steps, budgets, strict=True)
         ]
-        logs = [sum(map(math.log, found)) / len(found) for found in steps]
-        return math.exp(sum(logs) / len(logs))
+        return score(means, budgets)
 
 
 def score(medians: Sequence[float], budgets: Sequence[int]) -> float:
