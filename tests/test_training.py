@@ -12,6 +12,7 @@ from egd_optax.grokking.problems.models import TwoLayerNet
 from egd_optax.grokking.problems.problem import modular, parity
 from egd_optax.grokking.problems.settings import Settings
 from egd_optax.grokking.recipes import RECIPES, recipes_for
+from egd_optax.grokking.training import devices
 from egd_optax.grokking.training import run as training
 from egd_optax.grokking.training.program import Examples, Program
 from egd_optax.grokking.training.run import train
@@ -235,6 +236,22 @@ def test_rare_evaluations_change_nothing_else():
     np.testing.assert_array_equal(rarely.steps, often.steps[1::2])
     for name, values in rarely.metrics.items():
         np.testing.assert_allclose(values, often.metrics[name][1::2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 7, 8, 24, 27])
+def test_blocks_of_examples_are_answered_as_all_at_once(count, monkeypatch):
+    monkeypatch.setattr(devices, "_BLOCK", 8)
+    kernel = np.random.default_rng(0).standard_normal((3, 2), np.float32)
+    examples = np.random.default_rng(1).standard_normal((count, 3), np.float32)
+    seen = []
+
+    def answers(x):
+        seen.append(len(x))
+        return x @ kernel
+
+    found = jax.jit(lambda x: devices.over_examples(answers, x))(examples)
+    np.testing.assert_allclose(found, examples @ kernel, rtol=1e-5, atol=1e-6)
+    assert max(seen) <= 8
 
 
 def test_labels_are_shuffled_at_intervals_in_the_training_part_alone():

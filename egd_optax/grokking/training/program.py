@@ -15,6 +15,7 @@ from jax import lax
 from egd_optax.grokking.problems.losses import LOSSES
 from egd_optax.grokking.problems.settings import Settings, batch_size, split_for
 from egd_optax.grokking.problems.tasks import Split, Task
+from egd_optax.grokking.training.devices import over_examples
 from egd_optax.grokking.training.snapshots import Measure, Snapshot
 
 
@@ -177,7 +178,9 @@ class Program:
         if not self.measures:
             return {}
         batch = member.split.train[: batch_size(self.task, self.settings)]
-        grads, _ = jax.grad(self.measure, has_aux=True)(member.params, batch, data)
+        grads, _ = jax.grad(self.judge, has_aux=True)(
+            member.params, data.inputs[batch], data.labels[batch]
+        )
         updates, _ = self.optimizer.update(
             grads, member.opt_state, member.params, **_watched(member.metrics)
         )
@@ -202,13 +205,19 @@ class Program:
         self, params: Any, indices: jax.Array, data: Examples
     ) -> tuple[jax.Array, jax.Array]:
         """Mean loss and accuracy over some examples."""
-        return self.judge(params, data.inputs[indices], data.labels[indices])
+        model = nnx.merge(self.graphdef, params)
+        outputs = over_examples(lambda some: model(data.inputs[some]), indices)
+        return self.judged(outputs, data.labels[indices])
 
     def judge(
         self, params: Any, inputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Mean loss and accuracy of what the model makes of inputs."""
-        outputs = nnx.merge(self.graphdef, params)(inputs)
+        return self.judged(nnx.merge(self.graphdef, params)(inputs), labels)
+
+    def judged(
+        self, outputs: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         losses, right = LOSSES[self.task.loss](outputs, labels)
         return jnp.mean(losses), jnp.mean(right, dtype=jnp.float32)
 
