@@ -25,13 +25,13 @@ HEAD = """\
 **How to read the tables.** *First* is the step at which test accuracy first reaches
 the threshold (95 %, MNIST 85 %), *sustained* the step after which it never falls below
 again. Both are medians over the seeds, with the range in brackets. All methods of a
-row had the same budget of steps; with the transformer 360, but `egd-auto` and
-`egd-constant`, which were raced anew, 2000. On MNIST all of it was run, and with the
-transformer those 360; elsewhere a run stopped early once all seeds had stayed above the
-threshold for 20 evaluations. *Final* is the median test accuracy at the last step. Rows
-that end in `-plateau` are the plain optimizer of the paper, run until it generalizes,
-evaluated every 10 epochs. The pictures of the rows are what the EGD paper has in its
-Figures 1 to 3, for all methods; its Figures 4 and 6 are at the end of the page.
+row had the same budget of steps. On MNIST all of it was run. Elsewhere a run stopped
+early: with the transformer each seed once it had stayed above the threshold for 20
+evaluations, on one-hots and parities all seeds once all of them had. *Final* is the
+median test accuracy at the last step. Rows that end in `-plateau` are the plain
+optimizer of the paper, run until it generalizes, evaluated every 10 epochs. The pictures
+of the rows are what the EGD paper has in its Figures 1 to 3, for all methods; its
+Figures 4 and 6 are at the end of the page.
 
 Names that end in `-paper`, `sgd` and `adam` have their source's own settings. The
 others were searched on other problems, each method with the same trials
