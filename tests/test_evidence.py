@@ -12,6 +12,7 @@ from benchmarks.evidence._families import (
     FINAL_SEEDS,
     FINALISTS,
     TO_THE_END,
+    final_score,
     finals,
     prolonged,
 )
@@ -83,14 +84,14 @@ def test_the_quasi_random_trials_are_those_of_the_declared_space(family):
 
 @pytest.mark.parametrize("family", SEARCHED)
 def test_recipes_have_the_settings_that_the_finals_chose(family):
-    again = read_table(RESULTS / "search" / family / "finals.csv")
+    search = finals(family, FAMILIES[family])
+    again = search.ledger(RESULTS / "search" / family, "finals").trials
+
+    def score(trial):
+        return final_score(family, trial, search.budgets)
+
     for name in TUNED:
-        own = [row for row in again if row["optimizer"] == name]
-        best = min(float(row["score"]) for row in own)
+        own = [trial for trial in again if trial.optimizer == name]
         settings = RECIPES[name].settings[family]
-        chosen = [
-            row
-            for row in own
-            if all(float(row[key]) == value for key, value in settings.items())
-        ]
-        assert [float(row["score"]) for row in chosen] == [best], name
+        chosen = [trial for trial in own if trial.settings == dict(settings)]
+        assert list(map(score, chosen)) == [min(map(score, own))], name

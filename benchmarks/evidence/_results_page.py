@@ -29,14 +29,13 @@ row had the same budget of steps. On MNIST all of it was run. Elsewhere a run st
 early: with the transformer each seed once it had stayed above the threshold for 20
 evaluations, on one-hots and parities all seeds once all of them had. *Final* is the
 median test accuracy at the last step. Rows that end in `-plateau` are the plain
-optimizer of the paper, run until it generalizes, evaluated every 10 epochs. The pictures
-of the rows are what the EGD paper has in its Figures 1 to 3, for all methods; its
-Figures 4 and 6 are at the end of the page.
+optimizer of the paper, run until it generalizes, evaluated every 10 epochs. The
+pictures of the rows are what the EGD paper has in its Figures 1 to 3, for all methods;
+its Figures 4 and 6 are at the end of the page.
 
 Names that end in `-paper`, `sgd` and `adam` have their source's own settings. The
 others were searched on other problems, each method with the same trials
-(`python benchmarks/evidence/search.py`, [how](search.md)), where a family is *tuned
-alike*; where not yet, by an earlier sweep that was wider for `egd` than for its rivals.
+(`python benchmarks/evidence/search.py`, [how](search.md)).
 """
 
 FOOT = """\
@@ -60,6 +59,7 @@ class Extra:
 
 EXTRA = (
     Extra("One optimizer, eight directions", "ladder", ("ladder.png",), lines=99),
+    Extra("Polar factors, each with the others' settings", "exchange", ()),
     Extra(
         "Seconds to generalize",
         "clock",
@@ -138,15 +138,16 @@ def extra_section(extra: Extra) -> str:
     if extra.recipe is not None:
         body = [line for line in body if extra.recipe in line]
     shown = body[:: -(-len(body) // extra.lines)]
-    images = "\n\n".join(
+    images = [
         f"![{extra.title}](../benchmarks/evidence/results/{picture})"
         for picture in extra.pictures
-    )
+    ]
+    shows = "\n\n".join([table([head, *shown]), *images])
     return (
         f"## {extra.title}\n\n`python benchmarks/evidence/{extra.name}.py`, on "
         f"{machine.removeprefix('# ')}; from "
         f"[{extra.name}.csv](../benchmarks/evidence/results/{extra.name}.csv):\n\n"
-        f"{table([head, *shown])}\n\n{images}\n"
+        f"{shows}\n"
     )
 
 
