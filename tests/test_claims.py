@@ -352,6 +352,12 @@ def test_the_finals_with_the_transformer_are_those_of_the_search():
     assert found.keys() == set(TUNED)
     trials = read_table(RESULTS / "search" / "transformer" / "trials.csv")
     assert len(trials) == 32 * len(TUNED)
+    of_three = [
+        x for x in trials if x["optimizer"] in ("columns", "frobenius", "momentum")
+    ]
+    assert len(of_three) == 3 * 32
+    columns = [name for name in trials[0] if name.startswith("steps ")]
+    assert all(line[name] in ("", "inf") for line in of_three for name in columns)
     start = README.index("In the finals of the\n  search (a · b")
     text = " ".join(README[start:].split())
     said = re.findall(r"`([a-z-]+)` (?:took )?(\d+)\b", text.split(";")[0])

@@ -254,6 +254,22 @@ def test_blocks_of_examples_are_answered_as_all_at_once(count, monkeypatch):
     assert max(seen) <= 8
 
 
+def test_a_model_may_note_down_what_it_sees_in_blocks_too(monkeypatch):
+    class Noting(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(14, 7, rngs=rngs)
+            self.seen = 0
+
+        def __call__(self, x):
+            self.seen += len(x)
+            return self.layer(x)
+
+    monkeypatch.setattr(devices, "_BLOCK", 8)
+    settings = dataclasses.replace(SMALL, max_steps=9, seeds=(0,))
+    history = train(TASK, Noting, optax.sgd(0.1), settings)
+    assert np.isfinite(history.metrics["test_loss"]).all()
+
+
 def test_labels_are_shuffled_at_intervals_in_the_training_part_alone():
     settings = dataclasses.replace(SMALL, max_steps=18, relabel_every=2)
     history = train(TASK, small_net, optax.sgd(0.0), settings)

@@ -205,19 +205,26 @@ class Program:
         self, params: Any, indices: jax.Array, data: Examples
     ) -> tuple[jax.Array, jax.Array]:
         """Mean loss and accuracy over some examples."""
-        model = nnx.merge(self.graphdef, params)
-        outputs = over_examples(lambda some: model(data.inputs[some]), indices)
+        outputs = over_examples(
+            lambda some: self.answers(params, data.inputs[some]), indices
+        )
         return self.judged(outputs, data.labels[indices])
 
     def judge(
         self, params: Any, inputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Mean loss and accuracy of what the model makes of inputs."""
-        return self.judged(nnx.merge(self.graphdef, params)(inputs), labels)
+        return self.judged(self.answers(params, inputs), labels)
+
+    def answers(self, params: Any, inputs: jax.Array) -> jax.Array:
+        # Made anew for each block: Flax lets a model change only in the trace that it
+        # was made in.
+        return nnx.merge(self.graphdef, params)(inputs)
 
     def judged(
         self, outputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy of outputs."""
         losses, right = LOSSES[self.task.loss](outputs, labels)
         return jnp.mean(losses), jnp.mean(right, dtype=jnp.float32)
 
