@@ -22,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from rich.progress import Progress
 
-from benchmarks.shared import check_names, fail, report
-from egd_optax.grokking.files import prepare_folder
+from benchmarks.laboratory._grids import run_grid
+from benchmarks.shared import check_names, report
 from egd_optax.grokking.phases import Axis, Grid
 from egd_optax.grokking.problems.problem import Problem, modular, with_settings
 from egd_optax.grokking.recipes import RECIPES
@@ -58,18 +57,7 @@ def main(options: Options) -> None:
     for name in methods:
         grid = _grid(name, quick=options.quick)
         folder = options.out / ("laws-quick" if options.quick else "laws") / name
-        try:
-            prepare_folder(folder)
-            ledger = grid.ledger(folder)
-        except ValueError as error:
-            fail("laws", str(error))
-        with Progress(transient=True) as progress:
-            bar = progress.add_task(name, total=len(grid.cells))
-
-            def show(found: Sequence[Trial], bar=bar, progress=progress) -> None:
-                progress.update(bar, completed=len(found))
-
-            found = grid.run(ledger, show)
+        found = run_grid("laws", grid, folder)
         table.append({"method": name, **_law(found)})
     note = "steps = e^c p^-α fraction^-β; 90 % intervals over seeds"
     report(table, options.out / "laws.csv", quick=options.quick, note=note)
