@@ -189,6 +189,14 @@ def _digest(record: dict[str, Any]) -> str:
 def _measured(history: History, threshold: float) -> dict[str, Any]:
     rows = len(history.steps)
     kept = np.unique(np.geomspace(1, rows, _KEPT_EVALUATIONS).round().astype(int)) - 1
+    measured = [
+        name
+        for name in history.metrics
+        if not name.startswith(("train_", "validation_", "test_"))
+    ]
+    if measured:
+        # What moves first is seen between neighbours, and beside the losses alone.
+        kept, measured = np.arange(rows), ["train_loss", "test_loss", *measured]
     return {
         "machine": machine(),
         "commit": commit(),
@@ -208,9 +216,10 @@ def _measured(history: History, threshold: float) -> dict[str, Any]:
             for name in ("train_accuracy", "test_accuracy")
         }
         | {
-            name: [[float(f"{x:.4g}") for x in values] for values in found[kept]]
-            for name, found in history.metrics.items()
-            if not name.startswith(("train_", "validation_", "test_"))
+            name: [
+                [float(f"{x:.4g}") for x in row] for row in history.metrics[name][kept]
+            ]
+            for name in measured
         },
     }
 

@@ -5,12 +5,15 @@
 
 a + b mod 59 by Nanda et al.'s one-layer transformer, 60 % of the pairs, all in each
 step, trained with ``egd()`` and nothing set. A frame shows the embedding of the numbers
-0 to 58 on the planes of the three frequencies that hold most of it in the end, each
-number coloured by its place on the circle that it will come to, and both accuracies.
-results/film.gif, and the shares of these frequencies by step in results/film.csv.
+0 to 58 on the planes of the three strongest frequencies, and both accuracies. The
+planes are those of the even numbers in the end (grey); the odd ones, which come to
+circles of themselves, are coloured by their place on them. results/film.gif; and the
+shares of these frequencies by step, with the effective number of all, in
+results/film.csv.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -22,6 +25,7 @@ from flax import nnx
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.special import entr
 
 import egd_optax
 from benchmarks.shared import report
@@ -58,6 +62,7 @@ def main(options: Options) -> None:
         {
             "step": step,
             **{f"frequency {k + 1}": f"{share[k]:.3f}" for k in strongest},
+            "effective frequencies": f"{np.exp(entr(share).sum()):.1f}",
             "train accuracy": f"{train:.3f}",
             "test accuracy": f"{test:.3f}",
         }
@@ -65,7 +70,9 @@ def main(options: Options) -> None:
     ]
     note = f"shares of the strongest of {P // 2} frequencies in the embedding, one seed"
     report(table, options.out / "film.csv", quick=options.quick, note=note)
-    pictures = [_frame(waves[:, strongest], strongest + 1, *each) for each in frames]
+    phases, (_, last, _) = waves[:, strongest], frames[-1]
+    planes = [_plane(last[::2], phase[::2]) for phase in phases.T]
+    pictures = [_frame(phases, planes, strongest + 1, *each) for each in frames]
     path = options.out / ("film-quick.gif" if options.quick else "film.gif")
     with replacing(path) as temporary:
         pictures[0].save(
@@ -112,8 +119,15 @@ def snapshots(steps: int) -> list[tuple[int, np.ndarray, tuple[float, float]]]:
     return frames
 
 
+def _plane(table: np.ndarray, phases: np.ndarray) -> np.ndarray:
+    """Of the embedding of some numbers, what their cosines and sines span."""
+    both = np.stack([table.T @ np.cos(phases), table.T @ np.sin(phases)], axis=1)
+    return np.linalg.qr(both)[0]
+
+
 def _frame(
-    waves: np.ndarray,
+    phases: np.ndarray,
+    planes: Sequence[np.ndarray],
     frequencies: np.ndarray,
     step: int,
     table: np.ndarray,
@@ -121,13 +135,15 @@ def _frame(
 ) -> Image.Image:
     figure = Figure(figsize=(3 * PLANES, 3.5), dpi=80, layout="constrained")
     panels = figure.subplots(1, PLANES)
-    for axes, wave, frequency in zip(panels, waves.T, frequencies, strict=True):
-        # The plane of the embedding that this frequency's cosine and sine span.
-        plane, _ = np.linalg.qr(
-            np.stack([table.T @ np.cos(wave), table.T @ np.sin(wave)], axis=1)
-        )
+    for axes, phase, plane, frequency in zip(
+        panels, phases.T, planes, frequencies, strict=True
+    ):
         points = (table - table.mean(axis=0)) @ plane
-        axes.scatter(*points.T, c=wave % (2 * np.pi), cmap="twilight", s=18)
+        axes.scatter(*points[::2].T, c="#D9D9D9", s=8)
+        # A number of the plane's own is on the circle whatever the embedding is.
+        axes.scatter(
+            *points[1::2].T, c=phase[1::2] % (2 * np.pi), cmap="twilight", s=22
+        )
         reach = 1.1 * np.abs(points).max()
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
         axes.set_aspect("equal")

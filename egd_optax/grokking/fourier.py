@@ -29,7 +29,7 @@ def fourier_share(snapshot: Snapshot) -> jax.Array:
 
     Raises:
       ValueError: the model has no ``embeddings(symbols)``, arrays ``(symbols,
-        features)``; the task is on no group.
+        features)`` with as many features; the task is on no group.
 
     Source: Nanda et al., arXiv 2301.05217; for other groups Chughtai et al., arXiv
     2302.03025.
@@ -51,8 +51,10 @@ def fourier_share_of_units(snapshot: Snapshot) -> jax.Array:
     r"""How much of each unit's energy lies in its one largest harmonic.
 
     The mean over the features of the embedding, each weighted by its energy; 1 where
-    every unit of a net has a frequency of its own, however many of these there are.
-    Errors are those of :func:`fourier_share`.
+    every unit of a net has a frequency of its own, the same for all symbols that it
+    adds up, however many of these there are. Of a transformer's embedding it says
+    little: nothing ties what it holds to single features. Errors are those of
+    :func:`fourier_share`.
 
     Source: Gromov, *Grokking modular arithmetic*, arXiv 2301.02679, whose solution has
     such units.
@@ -61,11 +63,43 @@ def fourier_share_of_units(snapshot: Snapshot) -> jax.Array:
     return jnp.sum(_shares(jnp.max(energies, axis=0), jnp.sum(energies)))
 
 
-def restricted_loss(snapshot: Snapshot) -> jax.Array:
-    r"""Loss on all examples of the key components of the logits alone.
+def answer_share(snapshot: Snapshot) -> jax.Array:
+    r"""How much of what varies in the logits of test examples the answer explains.
 
-    M is the mean of the logits over all examples with one answer, a function on the
-    group in each column. Its five components with the most energy are the key ones;
+    With z_i the logits of example i, less their mean over the classes, which no loss
+    sees, M_x their mean over the test examples with answer x and μ that over all,
+
+    .. math:: \sum_i \|M_{x_i} - \mu\|^2 \Big/ \sum_i \|z_i - \mu\|^2
+
+    A model that computes the answer and nothing else has 1; what was learned by heart
+    has one part in as many as there are test examples of an answer.
+
+    Raises:
+      ValueError: the loss of the task is no cross-entropy.
+    """
+    means = _means_by_answer(snapshot, "answer-share")
+    explained = means.of_answers - jnp.mean(means.logits, axis=0)
+    every = means.logits - jnp.mean(means.logits, axis=0)
+    between = jnp.sum(means.counts * jnp.sum(explained**2, axis=1))
+    return _shares(between, jnp.sum(every**2))
+
+
+def logit_components(snapshot: Snapshot) -> jax.Array:
+    r"""Effective number of harmonics of M: exp(−Σ e_k log e_k).
+
+    e_k is the share of component k in the energy of M, errors are those of
+    :func:`restricted_loss`. It counts those of noise, too, as long as
+    :func:`answer_share` is small.
+    """
+    circuit = _circuit(snapshot, "logit-components")
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(_shares(circuit.energies))))
+
+
+def restricted_loss(snapshot: Snapshot) -> jax.Array:
+    r"""Loss on the test part of the key components of the logits alone.
+
+    M is the mean of the logits over the test examples with one answer, a function on
+    the group in each column. Its five components with the most energy are the key ones;
     the logits of an example with answer x are replaced by row x of these and of the
     constant part of M.
 
@@ -73,13 +107,15 @@ def restricted_loss(snapshot: Snapshot) -> jax.Array:
       ValueError: the task is on no group, or its loss is no cross-entropy.
 
     Source: Nanda et al., *Progress measures for grokking via mechanistic
-    interpretability*, arXiv 2301.05217, who take the key frequencies from the neurons
-    at the end of training; here they are those of the moment.
+    interpretability*, arXiv 2301.05217. They take all examples, in whose mean answers
+    that were learned by heart show as a circuit of all frequencies; and the key
+    frequencies from the neurons at the end of training, here they are those of the
+    moment.
     """
     circuit = _circuit(snapshot, "restricted-loss")
-    every = jnp.asarray(snapshot.task.labels)
+    answers = jnp.asarray(snapshot.task.labels)[snapshot.split.test]
     losses, _ = LOSSES[snapshot.task.loss](
-        (circuit.key + circuit.constant)[every], every
+        (circuit.key + circuit.constant)[answers], answers
     )
     return jnp.mean(losses)
 
@@ -91,10 +127,12 @@ def excluded_loss(snapshot: Snapshot) -> jax.Array:
     are these) is taken off the logits of each example with answer x.
     """
     circuit = _circuit(snapshot, "excluded-loss")
+    model: Any = snapshot.model
+    train = snapshot.split.train
     # Right answers, whatever a corrupted training part is given for them.
-    answers = jnp.asarray(snapshot.task.labels)[snapshot.split.train]
+    answers = jnp.asarray(snapshot.task.labels)[train]
     losses, _ = LOSSES[snapshot.task.loss](
-        circuit.train_logits - circuit.key[answers], answers
+        model(snapshot.inputs[train]) - circuit.key[answers], answers
     )
     return jnp.mean(losses)
 
@@ -105,8 +143,7 @@ def key_share(snapshot: Snapshot) -> jax.Array:
     M, errors and source are those of :func:`restricted_loss`.
     """
     circuit = _circuit(snapshot, "key-share")
-    varying = jnp.sum((circuit.mean - circuit.constant) ** 2)
-    return _shares(jnp.sum(circuit.key**2), varying)
+    return _shares(jnp.sum(circuit.key**2), jnp.sum(circuit.energies))
 
 
 def _harmonics(snapshot: Snapshot, measure: str) -> tuple[jax.Array, np.ndarray]:
@@ -124,19 +161,41 @@ def _energies(snapshot: Snapshot, measure: str) -> jax.Array:
     """Of each component but the constant one, in each feature of the embedding."""
     read = snapshot.method("embeddings", measure)
     waves, component = _harmonics(snapshot, measure)
-    heights = jnp.concatenate(
-        [_product(waves.T, table) for table in read(snapshot.task.symbols)], axis=1
-    )
-    return _by_component(heights**2, component)[1:]
+    tables = jnp.stack(read(snapshot.task.symbols))
+    energy = jnp.sum(_product(waves.T, tables) ** 2, axis=0)
+    return _by_component(energy, component)[1:]
+
+
+class _Means(NamedTuple):
+    """Of the test part, logits less their mean over the classes."""
+
+    logits: jax.Array  # (test examples, classes)
+    of_answers: jax.Array  # (answers, classes)
+    counts: jax.Array  # (answers,): test examples
+
+
+def _means_by_answer(snapshot: Snapshot, measure: str) -> _Means:
+    task = snapshot.task
+    if task.loss != "cross-entropy":
+        raise ValueError(
+            f"the measure {measure} needs logits, and {task.name} has none"
+        )
+    model: Any = snapshot.model
+    test = snapshot.split.test
+    logits = model(snapshot.inputs[test])
+    logits = logits - jnp.mean(logits, axis=1, keepdims=True)
+    answers = jnp.asarray(task.labels)[test]
+    totals = jax.ops.segment_sum(logits, answers, task.classes)
+    counts = jax.ops.segment_sum(jnp.ones(len(test)), answers, task.classes)
+    return _Means(logits, totals / jnp.maximum(counts, 1)[:, None], counts)
 
 
 class _Circuit(NamedTuple):
-    """The logits as a function of the answer, ``(answers, classes)``."""
+    """M by its components."""
 
-    mean: jax.Array
-    constant: jax.Array
-    key: jax.Array
-    train_logits: jax.Array  # (training examples, classes)
+    energies: jax.Array  # of all but the constant one
+    constant: jax.Array  # (answers, classes)
+    key: jax.Array  # the same of the key components
 
 
 def _circuit(snapshot: Snapshot, measure: str) -> _Circuit:
@@ -146,27 +205,15 @@ def _circuit(snapshot: Snapshot, measure: str) -> _Circuit:
         raise ValueError(
             f"the measure {measure} needs logits on a group, and {task.name} has none"
         )
-    model: Any = snapshot.model
-    # Part by part, as accuracy is evaluated: the compiler sees that it is the same.
-    parts = [part for part in snapshot.split if len(part)]
-    logits = [model(snapshot.inputs[part]) for part in parts]
-    answers = jnp.asarray(task.labels)
-    total = sum(
-        jax.ops.segment_sum(x, answers[part], task.classes)
-        for x, part in zip(logits, parts, strict=True)
-    )
-    counts = np.maximum(np.bincount(task.labels, minlength=task.classes), 1.0)
-    mean = total / jnp.asarray(counts, jnp.float32)[:, None]
-    heights = _product(waves.T, mean)
-    energy = jnp.sum(_by_component(heights**2, component), axis=1)[1:]
-    _, key = jax.lax.top_k(energy, min(KEY_COMPONENTS, len(energy)))
+    heights = _product(waves.T, _means_by_answer(snapshot, measure).of_answers)
+    energies = jnp.sum(_by_component(heights**2, component), axis=1)[1:]
+    _, key = jax.lax.top_k(energies, min(KEY_COMPONENTS, len(energies)))
     is_key = jnp.any(component[:, None] == key + 1, axis=1, keepdims=True)
     is_constant = (component == 0)[:, None]
     return _Circuit(
-        mean,
+        energies,
         _product(waves, jnp.where(is_constant, heights, 0)),
         _product(waves, jnp.where(is_key, heights, 0)),
-        logits[0],
     )
 
 

@@ -95,6 +95,8 @@ MEASURES: dict[str, Measure] = {
     "fourier-share": fourier.fourier_share,
     "fourier-components": fourier.fourier_components,
     "fourier-share-of-units": fourier.fourier_share_of_units,
+    "answer-share": fourier.answer_share,
+    "logit-components": fourier.logit_components,
     "restricted-loss": fourier.restricted_loss,
     "excluded-loss": fourier.excluded_loss,
     "key-share": fourier.key_share,
