@@ -379,3 +379,12 @@ def test_the_finals_with_the_transformer_are_those_of_the_search():
     with_egds = f"{float(exchanged['egd']['muon']):.0f}"
     assert f"with the numbers of `muon`, `egd` takes {with_muons}," in text
     assert f"with those of `egd`, `muon` takes {with_egds} (" in text
+
+
+def test_the_steps_with_the_transformer_are_those_of_the_races():
+    start = README.index("The four problems modulo 97")
+    text = " ".join(README[start:].split()).split(";")[0]
+    said = re.findall(r"`([a-z-]+)`[^0-9`]* (\d+)\b", text)
+    found = steps("transformer", [name for name, _ in said])
+    assert said == [(name, f"{mean:.0f}") for name, mean in found.items()]
+    assert len(said) == 4

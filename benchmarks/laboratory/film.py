@@ -3,13 +3,13 @@
     python benchmarks/laboratory/film.py  # a minute or two on two cores
     python benchmarks/laboratory/film.py --quick
 
-a + b mod 59 by Nanda et al.'s one-layer transformer, 60 % of the pairs, all in each
-step, trained with ``egd()`` and nothing set. A frame shows the embedding of the numbers
-0 to 58 on the planes of the three strongest frequencies, and both accuracies. The
-planes are those of the even numbers in the end (grey); the odd ones, which come to
-circles of themselves, are coloured by their place on them. results/film.gif; and the
-shares of these frequencies by step, with the effective number of all, in
-results/film.csv.
+a + b mod 31 by Nanda et al.'s one-layer transformer, 75 % of the pairs, all in each
+step, trained with AdamW as they do, which generalizes late. A frame shows the embedding
+of the numbers 0 to 30 on the planes of the four strongest frequencies, and both
+accuracies. The planes are those of the even numbers in the end (grey); the odd ones,
+which come to circles of themselves, are coloured by their place on them.
+results/film.gif; and the shares of these frequencies by step, with the effective number
+of all, in results/film.csv.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 from flax import nnx
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,20 +26,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.special import entr
 
-import egd_optax
 from benchmarks.shared import report
 from egd_optax.grokking.files import replacing
 from egd_optax.grokking.problems.problem import modular, with_settings
+from egd_optax.grokking.recipes import RECIPES
 from egd_optax.grokking.training.program import Examples, Program
 
-P, PLANES, EVERY = 59, 3, 4
+P, PLANES, EVERY = 31, 4, 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Draws the film."""
 
-    steps: int = 400
+    steps: int = 2500
     """Length of the run."""
     quick: bool = False
     """Few steps."""
@@ -49,7 +48,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    steps = 24 if options.quick else options.steps
+    steps = 300 if options.quick else options.steps
     frames = snapshots(steps)
     waves = 2 * np.pi * np.outer(np.arange(P), np.arange(1, P // 2 + 1)) / P
     energy = [
@@ -90,17 +89,16 @@ def snapshots(steps: int) -> list[tuple[int, np.ndarray, tuple[float, float]]]:
     """Step, embedding, and accuracy on training and test part, of a few steps each."""
     problem = with_settings(
         modular("addition", P, model="one-layer-transformer"),
-        train_fraction=0.6,
+        train_fraction=0.75,
         batch_size=None,
         epochs_per_evaluation=EVERY,
         max_steps=steps,
     )
     task = problem.task
-    optimizer = egd_optax.egd(weight_dimension_numbers=egd_optax.flax_dimension_numbers)
     program = Program(
         task,
         problem.make_model,
-        optax.with_extra_args_support(optimizer),
+        RECIPES["adamw-paper"].make(problem),
         problem.settings,
         steps_per_epoch=1,
         chunk=1,
