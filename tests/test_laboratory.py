@@ -13,23 +13,51 @@ from egd_optax.grokking.search.trials import Trial
 STEPS = np.arange(1, 101)
 
 
-def test_half_way_is_a_place_on_the_plateau():
-    # Memorized at 20, half right at 60; the measure goes from 0 at 20 to 1 at 50.
+def test_half_way_is_a_step():
+    # From 0 at 20 to 1 at 50.
     curve = np.clip((STEPS - 20) / 30, 0, 1)
-    assert half_way(STEPS, curve, 20, 60, loss=False) == pytest.approx(15 / 40)
+    assert half_way(STEPS, curve, 20, loss=False) == 35
     # A loss that falls to e^-8 is half way at e^-4.
-    falling = np.exp(-8 * curve)
-    assert half_way(STEPS, falling, 20, 60, loss=True) == pytest.approx(15 / 40)
+    assert half_way(STEPS, np.exp(-8 * curve), 20, loss=True) == 35
     # There and back, it counts when it stays.
     late = np.where(STEPS == 30, 1, STEPS >= 70)
-    assert half_way(STEPS, late, 20, 60, loss=False) == pytest.approx(50 / 40)
+    assert half_way(STEPS, late, 20, loss=False) == 70
 
 
-def test_what_does_not_move_or_is_not_resolved_has_no_half_way():
+def test_what_does_not_move_has_no_half_way():
     noise = np.random.default_rng(0).standard_normal(100)
-    assert math.isnan(half_way(STEPS, noise, 20, 60, loss=False))
-    assert math.isnan(half_way(STEPS, np.ones(100), 20, 60, loss=False))
-    assert math.isnan(half_way(STEPS, STEPS / 100, 20, 24, loss=False))
+    assert math.isnan(half_way(STEPS, noise, 20, loss=False))
+    assert math.isnan(half_way(STEPS, np.ones(100), 20, loss=False))
+
+
+@pytest.mark.parametrize(("end", "place"), [(59, "0.525"), (22, "")])
+def test_half_way_is_a_place_on_the_plateau(end, place):
+    curves = {
+        "train_accuracy": STEPS >= 19,
+        "test_accuracy": end <= STEPS,
+        "test_loss": np.ones(100),
+        "key-share": STEPS >= 40,
+    }
+    table = table_of(curves, [float(end)])
+    assert table["key-share"]["half way"] == place
+    assert table["test loss"]["half way"] == ""
+    assert table["test accuracy"]["half way"] == ("1" if place else "")
+
+
+def table_of(curves, sustained):
+    record = {
+        "seeds": list(range(len(sustained))),
+        "curve_steps": STEPS.tolist(),
+        "steps_per_epoch": 1,
+        "sustained": sustained,
+        "curves": {
+            name: np.transpose(np.atleast_2d(np.asarray(values, float))).tolist()
+            for name, values in curves.items()
+        },
+    }
+    untrained = {name: np.zeros(len(sustained)) for name in curves}
+    cell = Cell("net", "egd", record)
+    return {line["measure"]: line for line in lines(cell, untrained)}
 
 
 def test_seeds_that_never_generalize_are_left_out():
@@ -40,15 +68,7 @@ def test_seeds_that_never_generalize_are_left_out():
         "test_loss": [np.exp(-STEPS / 10)] * 3,
         "answer-share": [STEPS / 100, np.zeros(100), np.zeros(100)],
     }
-    record = {
-        "seeds": [0, 1, 2],
-        "curve_steps": STEPS.tolist(),
-        "steps_per_epoch": 1,
-        "sustained": [61, None, None],
-        "curves": {n: np.transpose(v).tolist() for n, v in curves.items()},
-    }
-    untrained = {name: np.zeros(3) for name in curves}
-    table = {x["measure"]: x for x in lines(Cell("net", "egd", record), untrained)}
+    table = table_of(curves, [61, None, None])
     assert table["seeds that generalized"]["at the end"] == "1 of 3"
     assert table["steps to memorize"]["at the end"] == "19"
     assert table["answer-share"]["at memorization"] == "0.19"

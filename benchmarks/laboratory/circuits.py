@@ -13,10 +13,11 @@ curves go to results/circuits; what is there is not run again.
 results/circuits.csv: of each measure its value before the first step, when the
 training part is memorized (95 %), and at the end; and its half way: the step at which
 it had gone half of its way from memorization to the end for good, of losses in
-logarithms, with 0 where the training part was memorized and 1 where test accuracy was
-50 %. Below 1 it moves before. Medians (ranges) over the seeds that generalized. A half
-way is left out where fewer than 5 evaluations lie between 0 and 1, or where the measure
-does not move by 5 times what it trembles in the last fifth of the run.
+logarithms, with 0 where the training part was memorized and 1 where test accuracy had
+gone half of its own way. Below 1 it moves before. Medians (ranges) over the seeds that
+generalized. A half way is left out where fewer than 5 evaluations lie between 0 and 1,
+or where the measure does not move by 5 times what it trembles in the last fifth of the
+run.
 """
 
 import dataclasses
@@ -27,10 +28,10 @@ from pathlib import Path
 import numpy as np
 import optax
 import tyro
-from rich.progress import Progress
 
-from benchmarks.evidence._cells import Cell, CellError, run_cell
-from benchmarks.shared import check_names, fail, report
+from benchmarks.evidence._cells import Cell
+from benchmarks.laboratory._runs import cell_of
+from benchmarks.shared import check_names, report
 from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.problem import Problem, modular, with_settings
 from egd_optax.grokking.problems.settings import steps_per_epoch
@@ -102,7 +103,7 @@ class Options:
     """Measures the circuits of networks that generalized."""
 
     problems: tuple[str, ...] = tuple(PROBLEMS)
-    """net, small-transformer, transformer."""
+    """net, small-transformer, transformer; of others the table has what was run."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Names of recipes."""
     quick: bool = False
@@ -115,42 +116,35 @@ def main(options: Options) -> None:
     check_names("circuits", "problem", options.problems, PROBLEMS)
     check_names("circuits", "method", options.methods, METHODS)
     table = []
-    for name in options.problems[: 1 if options.quick else None]:
+    folder = options.out / ("circuits-quick" if options.quick else "circuits")
+    for name in [*PROBLEMS][: 1 if options.quick else None]:
         problem, methods = PROBLEMS[name]
-        asked = [method for method in methods if method in options.methods]
         seeds = SEEDS[:1] if options.quick else SEEDS
         problem = with_settings(problem, seeds=seeds, patience=None)
-        untrained = _untrained(problem)
-        for method in asked[-2:] if options.quick else asked:
+        cells = []
+        for method in [*methods][-2:] if options.quick else methods:
             budget, every = methods[method]
-            cell = _run(
-                options,
-                name,
-                method,
-                with_settings(
-                    problem,
-                    max_steps=90 if options.quick else budget,
-                    epochs_per_evaluation=every,
-                ),
+            settings = {
+                "max_steps": 90 if options.quick else budget,
+                "epochs_per_evaluation": every,
+            }
+            cells.append(
+                cell_of(
+                    folder,
+                    name,
+                    method,
+                    with_settings(problem, **settings),
+                    asked=name in options.problems and method in options.methods,
+                    measured=MEASURES,
+                )
             )
-            shared = {"problem": problem.task.name, "method": method}
+        found = [cell for cell in cells if cell]
+        untrained = _untrained(problem) if found else {}
+        for cell in found:
+            shared = {"problem": problem.task.name, "method": cell.recipe}
             table += [shared | line for line in lines(cell, untrained)]
     note = f"medians (ranges) over {len(SEEDS)} seeds"
     report(table, options.out / "circuits.csv", quick=options.quick, note=note)
-
-
-def _run(options: Options, name: str, method: str, problem: Problem) -> Cell:
-    folder = options.out / ("circuits-quick" if options.quick else "circuits")
-    with Progress(transient=True) as progress:
-        bar = progress.add_task(f"{name}, {method}", total=problem.settings.max_steps)
-
-        def show(history: History) -> None:
-            progress.update(bar, completed=int(history.steps[-1]))
-
-        try:
-            return run_cell(folder, name, method, problem, show, MEASURES)
-        except CellError as error:
-            fail("circuits", str(error))
 
 
 def _untrained(problem: Problem) -> dict[str, np.ndarray]:
@@ -170,9 +164,9 @@ def _untrained(problem: Problem) -> dict[str, np.ndarray]:
 def lines(cell: Cell, untrained: Mapping[str, np.ndarray]) -> Iterator[dict[str, str]]:
     """The table of a cell."""
     history = cell.history()
-    known, solved, reference = (
-        history.first_crossing(threshold, f"{part}_accuracy").steps
-        for part, threshold in (("train", 0.95), ("test", 0.95), ("test", 0.5))
+    known, solved = (
+        history.first_crossing(0.95, f"{part}_accuracy").steps
+        for part in ("train", "test")
     )
     # A seed that never gets there has no end of a plateau.
     good = np.isfinite(known) & np.isfinite(cell.crossing("sustained").steps)
@@ -181,17 +175,20 @@ def lines(cell: Cell, untrained: Mapping[str, np.ndarray]) -> Iterator[dict[str,
         return
     yield _line("steps to memorize", at_the_end=_with_range(known[good]))
     yield _line("steps to generalize", at_the_end=_with_range(solved[good]))
-    at = np.searchsorted(history.steps, known[good])
+    known = known[good]
+    at = np.searchsorted(history.steps, known)
+    reference = _half_ways(history, "test_accuracy", known, good)
+    resolved = np.array(
+        [
+            np.sum((history.steps > begin) & (history.steps <= end))
+            >= LEAST_EVALUATIONS
+            for begin, end in zip(known, reference, strict=True)
+        ]
+    )
     for name in ("test_accuracy", "test_loss", *curves_of_measures(history)):
         values = history.metrics[name][:, good]
-        half = np.array(
-            [
-                half_way(history.steps, curve, *bounds, loss=name.endswith("loss"))
-                for curve, *bounds in zip(
-                    values.T, known[good], reference[good], strict=True
-                )
-            ]
-        )
+        half = _half_ways(history, name, known, good) - known
+        half = np.where(resolved, half / (reference - known), math.nan)
         yield _line(
             name,
             untrained=_with_range(untrained[name][good]),
@@ -215,16 +212,25 @@ def _line(name: str, **columns: str) -> dict[str, str]:
     return {"measure": name.replace("_", " ").removesuffix("/all"), **found}
 
 
-def half_way(
-    steps: np.ndarray, curve: np.ndarray, begin: float, end: float, *, loss: bool
-) -> float:
-    """Where a curve has gone half of its way for good, 0 at ``begin`` and 1 at ``end``.
+def _half_ways(
+    history: History, name: str, known: np.ndarray, good: np.ndarray
+) -> np.ndarray:
+    curves = history.metrics[name][:, good].T
+    return np.array(
+        [
+            half_way(history.steps, curve, begin, loss=name.endswith("loss"))
+            for curve, begin in zip(curves, known, strict=True)
+        ]
+    )
 
-    NaN where fewer evaluations than are needed lie between these, or where the curve
-    does not move.
+
+def half_way(
+    steps: np.ndarray, curve: np.ndarray, begin: float, *, loss: bool
+) -> float:
+    """The step at which a curve has gone half of its way from ``begin`` on for good.
+
+    NaN where it does not move.
     """
-    if np.sum((steps > begin) & (steps <= end)) < LEAST_EVALUATIONS:
-        return math.nan
     since = steps >= begin
     steps, curve = steps[since], curve[since]
     if loss:
@@ -234,7 +240,7 @@ def half_way(
         return math.nan
     near = np.abs(curve - curve[-1]) <= np.abs(curve - curve[0])
     stays = np.logical_and.accumulate(near[::-1])[::-1]
-    return float((steps[np.argmax(stays)] - begin) / (end - begin))
+    return float(steps[np.argmax(stays)])
 
 
 def _with_range(values: np.ndarray) -> str:

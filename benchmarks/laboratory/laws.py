@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.laboratory._grids import run_grid
+from benchmarks.laboratory._runs import run_grid
 from benchmarks.shared import check_names, report
 from egd_optax.grokking.phases import Axis, Grid
 from egd_optax.grokking.problems.problem import Problem, modular, with_settings

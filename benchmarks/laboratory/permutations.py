@@ -1,6 +1,6 @@
 """How many steps do the symmetric group's tasks take, and whom? A race.
 
-    python benchmarks/laboratory/permutations.py  # an hour on two cores
+    python benchmarks/laboratory/permutations.py  # hours on two cores
     python benchmarks/laboratory/permutations.py --quick
 
 xy, xyx⁻¹ and xyx in S5, Power et al.'s (arXiv 2201.02177), by the two-layer net on
@@ -15,15 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from rich.progress import Progress
 
-from benchmarks.evidence._cells import CellError, run_cell
 from benchmarks.evidence._tables import steps_text
-from benchmarks.shared import check_names, fail, report
+from benchmarks.laboratory._runs import cell_of
+from benchmarks.shared import check_names, report
 from egd_optax.grokking.problems.groups import WORDS
 from egd_optax.grokking.problems.problem import on_group, with_settings
 from egd_optax.grokking.recipes import RECIPES
-from egd_optax.grokking.training.history import History
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("sgd", "adamw", "muon", "columns", "egd", "egd-auto")
@@ -37,7 +35,7 @@ class Options:
     """Races on the symmetric group of five."""
 
     words: tuple[str, ...] = tuple(WORDS)
-    """xy, xyx, xyx^-1."""
+    """xy, xyx, xyx^-1; of others the table has what was run before."""
     methods: tuple[str, ...] = METHODS
     """Names of recipes."""
     quick: bool = False
@@ -49,33 +47,26 @@ class Options:
 def main(options: Options) -> None:
     check_names("permutations", "word", options.words, WORDS)
     check_names("permutations", "method", options.methods, RECIPES)
-    words, methods = options.words, options.methods
     group, folder = "S5", options.out / "permutations"
+    words, methods = tuple(WORDS), tuple(dict.fromkeys((*METHODS, *options.methods)))
     if options.quick:
         words, methods = words[:1], methods[-2:]
         group, folder = "S3", options.out / "permutations-quick"
     table = []
     for word in words:
         for method in methods:
-            budget = PLATEAU if method == "sgd" else BUDGET
             problem = with_settings(
                 on_group(group, word),
                 seeds=tuple(range(5)),
-                max_steps=budget,
+                max_steps=PLATEAU if method == "sgd" else BUDGET,
                 epochs_per_evaluation=20 if method == "sgd" else 1,
             )
             if options.quick:
                 problem = with_settings(problem, batch_size=None, max_steps=60)
-            with Progress(transient=True) as progress:
-                bar = progress.add_task(f"{word}, {method}", total=budget)
-
-                def show(history: History, bar=bar, progress=progress) -> None:
-                    progress.update(bar, completed=int(history.steps[-1]))
-
-                try:
-                    cell = run_cell(folder, word, method, problem, show)
-                except CellError as error:
-                    fail("permutations", str(error))
+            asked = word in options.words and method in options.methods
+            cell = cell_of(folder, word, method, problem, asked=asked)
+            if cell is None:
+                continue
             table.append(
                 {
                     "task": problem.task.name,

@@ -1,6 +1,6 @@
 """Where does the plateau go? One phase diagram each of AdamW and of EGD, on one grid.
 
-    python benchmarks/laboratory/plateau.py  # half an hour on two cores
+    python benchmarks/laboratory/plateau.py  # an hour on two cores
     python benchmarks/laboratory/plateau.py --quick
 
 a + b mod 59 by the two-layer net, over the share of the pairs that is trained on and
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.laboratory._grids import run_grid
+from benchmarks.laboratory._runs import run_grid
 from benchmarks.shared import report
 from egd_optax.grokking import figures
 from egd_optax.grokking.phase_figure import phase_figure
