@@ -396,6 +396,13 @@ def test_the_laboratory_says_what_its_tables_say():
         assert half_way(measure) == pytest.approx(told, abs=0.055)
         _, least, most = half_way(measure)
         assert most < 1 if measure == "answer-share" else least > 1
+    sooner = of["a + b mod 31", "adamw"]
+    for measure, lines in sooner.items():
+        ranges = [float(word) for word in re.findall(r"[\d.]+", lines["half way"])]
+        if len(ranges) == 3 and measure != "test accuracy":
+            assert ranges[2] > 1
+            if measure in ("fourier-share", "fourier-components", "weight-norm"):
+                assert ranges[1] > 1
     for measure in ("key-share", "logit-components"):
         middle, _, most = half_way(measure)
         assert middle < 1 < most
@@ -411,6 +418,14 @@ def test_the_laboratory_says_what_its_tables_say():
     at_once = of["a + b mod 31", "egd-auto"]["steps to generalize"]["at the end"]
     steps = float(late["steps to generalize"]["at the end"].split()[0])
     assert steps / float(at_once.split()[0]) == pytest.approx(10, abs=0.5)
+    at_once = sooner["steps to generalize"]["at the end"]
+    assert steps / float(at_once.split()[0]) == pytest.approx(4, abs=0.5)
+    for found in late, sooner:
+        share, frequencies = (
+            float(found[measure]["at the end"].split()[0])
+            for measure in ("answer-share", "fourier-components")
+        )
+        assert share > 0.9 and frequencies < 7
 
 
 def test_the_finals_with_the_transformer_are_those_of_the_search():
