@@ -28,6 +28,11 @@ BOAST = re.compile(
 )
 
 
+def median(cell):
+    """What stands before the range."""
+    return float(cell.split()[0])
+
+
 def laboratory(name):
     return read_table(ROOT / "benchmarks" / "laboratory" / "results" / f"{name}.csv")
 
@@ -160,7 +165,7 @@ def nothing_set_is_within_reach_of_searched_settings():
 
 def nothing_set_is_slow_on_the_symmetric_group():
     of = {
-        line["method"]: float(line["first"].split()[0])
+        line["method"]: median(line["first"])
         for line in laboratory("permutations")
         if line["task"] == "xy in S5"
     }
@@ -406,23 +411,23 @@ def test_the_laboratory_says_what_its_tables_say():
     for measure in ("key-share", "logit-components"):
         middle, _, most = half_way(measure)
         assert middle < 1 < most
-    assert float(late["test accuracy"]["at memorization"].split()[0]) == pytest.approx(
+    assert median(late["test accuracy"]["at memorization"]) == pytest.approx(
         0.7, abs=0.02
     )
     nets = [found for (problem, _), found in of.items() if "97" in problem]
     for found in nets:
         units = found["fourier-share-of-units"]
-        assert float(units["at the end"].split()[0]) >= 0.9
-        assert float(found["fourier-components"]["at the end"].split()[0]) > 46
+        assert median(units["at the end"]) >= 0.9
+        assert median(found["fourier-components"]["at the end"]) > 46
         assert units["untrained"].startswith("0.06")
     at_once = of["a + b mod 31", "egd-auto"]["steps to generalize"]["at the end"]
-    steps = float(late["steps to generalize"]["at the end"].split()[0])
-    assert steps / float(at_once.split()[0]) == pytest.approx(10, abs=0.5)
+    steps = median(late["steps to generalize"]["at the end"])
+    assert steps / median(at_once) == pytest.approx(10, abs=0.5)
     at_once = sooner["steps to generalize"]["at the end"]
-    assert steps / float(at_once.split()[0]) == pytest.approx(4, abs=0.5)
+    assert steps / median(at_once) == pytest.approx(4, abs=0.5)
     for found in late, sooner:
         share, frequencies = (
-            float(found[measure]["at the end"].split()[0])
+            median(found[measure]["at the end"])
             for measure in ("answer-share", "fourier-components")
         )
         assert share > 0.9 and frequencies < 7

@@ -185,7 +185,7 @@ def lines(cell: Cell, untrained: Mapping[str, np.ndarray]) -> Iterator[dict[str,
             for begin, end in zip(known, reference, strict=True)
         ]
     )
-    for name in ("test_accuracy", "test_loss", *curves_of_measures(history)):
+    for name in ("test_accuracy", "test_loss", *_curves_of_measures(history)):
         values = history.metrics[name][:, good]
         half = _half_ways(history, name, known, good) - known
         half = np.where(resolved, half / (reference - known), math.nan)
@@ -198,12 +198,8 @@ def lines(cell: Cell, untrained: Mapping[str, np.ndarray]) -> Iterator[dict[str,
         )
 
 
-def curves_of_measures(history: History) -> list[str]:
-    return [
-        name
-        for name in history.metrics
-        if name.split("/")[0] in MEASURES and name.split("/")[-1] in (name, "all")
-    ]
+def _curves_of_measures(history: History) -> list[str]:
+    return [name for name in history.metrics if name.removesuffix("/all") in MEASURES]
 
 
 def _line(name: str, **columns: str) -> dict[str, str]:

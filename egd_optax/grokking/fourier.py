@@ -43,8 +43,7 @@ def fourier_components(snapshot: Snapshot) -> jax.Array:
 
     e_k and errors are those of :func:`fourier_share`.
     """
-    share = _shares(jnp.sum(_energies(snapshot, "fourier-components"), axis=1))
-    return jnp.exp(jnp.sum(jax.scipy.special.entr(share)))
+    return _effective_number(jnp.sum(_energies(snapshot, "fourier-components"), axis=1))
 
 
 def fourier_share_of_units(snapshot: Snapshot) -> jax.Array:
@@ -78,10 +77,11 @@ def answer_share(snapshot: Snapshot) -> jax.Array:
       ValueError: the loss of the task is no cross-entropy.
     """
     means = _means_by_answer(snapshot, "answer-share")
-    explained = means.of_answers - jnp.mean(means.logits, axis=0)
-    every = means.logits - jnp.mean(means.logits, axis=0)
-    between = jnp.sum(means.counts * jnp.sum(explained**2, axis=1))
-    return _shares(between, jnp.sum(every**2))
+    middle = jnp.mean(means.logits, axis=0)
+    explained = jnp.sum((means.of_answers - middle) ** 2, axis=1)
+    return _shares(
+        jnp.sum(means.counts * explained), jnp.sum((means.logits - middle) ** 2)
+    )
 
 
 def logit_components(snapshot: Snapshot) -> jax.Array:
@@ -91,8 +91,7 @@ def logit_components(snapshot: Snapshot) -> jax.Array:
     :func:`restricted_loss`. It counts those of noise, too, as long as
     :func:`answer_share` is small.
     """
-    circuit = _circuit(snapshot, "logit-components")
-    return jnp.exp(jnp.sum(jax.scipy.special.entr(_shares(circuit.energies))))
+    return _effective_number(_circuit(snapshot, "logit-components").energies)
 
 
 def restricted_loss(snapshot: Snapshot) -> jax.Array:
@@ -219,6 +218,10 @@ def _circuit(snapshot: Snapshot, measure: str) -> _Circuit:
 
 def _by_component(energy: jax.Array, component: np.ndarray) -> jax.Array:
     return jax.ops.segment_sum(energy, component, int(component.max()) + 1)
+
+
+def _effective_number(energies: jax.Array) -> jax.Array:
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(_shares(energies))))
 
 
 def _shares(x: jax.Array, total: jax.Array | None = None) -> jax.Array:
