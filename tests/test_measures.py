@@ -66,8 +66,11 @@ def seen(logits=None, embedding=None, *, task=TASK, **changes):
         inputs=jnp.asarray(task.inputs),
         labels=jnp.asarray(task.labels),
         split=Split(order[:50], empty, order[50:]),
-    )
-    return snapshot._replace(**changes)
+        outputs={},
+    )._replace(**changes)
+    parts = snapshot.split._asdict()
+    outputs = {k: snapshot.model(snapshot.inputs[v]) for k, v in parts.items()}
+    return snapshot._replace(outputs=outputs)
 
 
 def norm(tree):
@@ -232,6 +235,13 @@ def test_a_measure_is_evaluated_after_the_last_step_on_what_it_names():
             "mine": lambda snapshot: {
                 "step": norm(snapshot.updates),
                 "slope": norm(snapshot.grads),
+                # Blocks of examples and all at once round otherwise.
+                "apart": jnp.max(
+                    jnp.abs(
+                        snapshot.model(snapshot.inputs[snapshot.split.test])
+                        - snapshot.outputs["test"]
+                    )
+                ),
             },
         },
     )
@@ -241,6 +251,7 @@ def test_a_measure_is_evaluated_after_the_last_step_on_what_it_names():
     steps = found["mine/step"][:, 0]
     assert np.all(np.diff(found["distance"][:, 0]) <= steps[:-1] * 1.001)
     assert found["distance"][0] > 0
+    assert np.max(found["mine/apart"]) < 1e-6
 
 
 def test_measures_that_a_task_or_model_does_not_have_are_named():

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,12 +126,10 @@ def excluded_loss(snapshot: Snapshot) -> jax.Array:
     are these) is taken off the logits of each example with answer x.
     """
     circuit = _circuit(snapshot, "excluded-loss")
-    model: Any = snapshot.model
-    train = snapshot.split.train
     # Right answers, whatever a corrupted training part is given for them.
-    answers = jnp.asarray(snapshot.task.labels)[train]
+    answers = jnp.asarray(snapshot.task.labels)[snapshot.split.train]
     losses, _ = LOSSES[snapshot.task.loss](
-        model(snapshot.inputs[train]) - circuit.key[answers], answers
+        snapshot.outputs["train"] - circuit.key[answers], answers
     )
     return jnp.mean(losses)
 
@@ -179,13 +177,11 @@ def _means_by_answer(snapshot: Snapshot, measure: str) -> _Means:
         raise ValueError(
             f"the measure {measure} needs logits, and {task.name} has none"
         )
-    model: Any = snapshot.model
-    test = snapshot.split.test
-    logits = model(snapshot.inputs[test])
+    logits = snapshot.outputs["test"]
     logits = logits - jnp.mean(logits, axis=1, keepdims=True)
-    answers = jnp.asarray(task.labels)[test]
+    answers = jnp.asarray(task.labels)[snapshot.split.test]
     totals = jax.ops.segment_sum(logits, answers, task.classes)
-    counts = jax.ops.segment_sum(jnp.ones(len(test)), answers, task.classes)
+    counts = jax.ops.segment_sum(jnp.ones(len(answers)), answers, task.classes)
     return _Means(logits, totals / jnp.maximum(counts, 1)[:, None], counts)
 
 

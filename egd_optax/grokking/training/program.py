@@ -53,15 +53,16 @@ class Program:
         init_key, split_key, key = jax.random.split(jax.random.key(seed), 3)
         params = nnx.state(self.make_model(nnx.Rngs(init_key)), nnx.Param)
         parts = split_for(self.settings, len(data.labels), split_key)
+        outputs = jax.eval_shape(self.outputs, params, parts, data)
         member = Member(
             key=key,
             split=parts,
             params=params,
             opt_state=self.optimizer.init(params),
-            metrics=_zeros(jax.eval_shape(self.evaluate, params, parts, data)),
+            metrics=_zeros(jax.eval_shape(self.judged_by_part, outputs, parts, data)),
             initial=params if self.measures else None,
         )
-        measured = _zeros(jax.eval_shape(self.measured, member, data))
+        measured = _zeros(jax.eval_shape(self.measured, member, outputs, data))
         return member._replace(metrics=member.metrics | measured)
 
     def advance(
@@ -106,8 +107,10 @@ class Program:
             first, after, lambda i, member: self.epoch(member, i, data), member
         )
         data = self.as_given(member, after - 1, data)
-        metrics = self.evaluate(member.params, member.split, data)
-        return member._replace(metrics=metrics | self.measured(member, data))
+        outputs = self.outputs(member.params, member.split, data)
+        metrics = self.judged_by_part(outputs, member.split, data)
+        measured = self.measured(member, outputs, data)
+        return member._replace(metrics=metrics | measured)
 
     def epoch(self, member: Member, number: jax.Array, data: Examples) -> Member:
         shape = self.steps_per_epoch, batch_size(self.task, self.settings)
@@ -163,17 +166,35 @@ class Program:
         shift = jax.random.randint(by, labels.shape, 1, self.task.classes)
         return jnp.where(wrong, (labels + shift) % self.task.classes, labels)
 
-    def evaluate(
+    def outputs(
         self, params: Any, parts: Split, data: Examples
     ) -> dict[str, jax.Array]:
+        """What the model makes of the parts that an evaluation looks at."""
+        return {
+            part: over_examples(
+                lambda some: self.answers(params, data.inputs[some]), indices
+            )
+            for part, indices in self.looked_at(parts)._asdict().items()
+            if len(indices)
+        }
+
+    def looked_at(self, parts: Split) -> Split:
+        """What of the parts an evaluation looks at: the first so many of each."""
+        return parts
+
+    def judged_by_part(
+        self, outputs: Mapping[str, jax.Array], parts: Split, data: Examples
+    ) -> dict[str, jax.Array]:
         metrics: dict[str, jax.Array] = {}
-        for part, indices in parts._asdict().items():
-            if len(indices):
-                loss, accuracy = self.measure(params, indices, data)
-                metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+        for part, answers in outputs.items():
+            seen = getattr(parts, part)[: len(answers)]
+            loss, accuracy = self.judged(answers, data.labels[seen])
+            metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
         return metrics
 
-    def measured(self, member: Member, data: Examples) -> dict[str, jax.Array]:
+    def measured(
+        self, member: Member, outputs: Mapping[str, jax.Array], data: Examples
+    ) -> dict[str, jax.Array]:
         """What the measures say, which nothing of the run depends on."""
         if not self.measures:
             return {}
@@ -194,21 +215,13 @@ class Program:
             inputs=data.inputs,
             labels=data.labels,
             split=member.split,
+            outputs=outputs,
         )
         return {
             name: value
             for measure, fn in self.measures.items()
             for name, value in _by_name(measure, fn(snapshot)).items()
         }
-
-    def measure(
-        self, params: Any, indices: jax.Array, data: Examples
-    ) -> tuple[jax.Array, jax.Array]:
-        """Mean loss and accuracy over some examples."""
-        outputs = over_examples(
-            lambda some: self.answers(params, data.inputs[some]), indices
-        )
-        return self.judged(outputs, data.labels[indices])
 
     def judge(
         self, params: Any, inputs: jax.Array, labels: jax.Array

@@ -26,6 +26,7 @@ class Snapshot(NamedTuple):
     inputs: jax.Array  # (examples, ...)
     labels: jax.Array  # (examples,), int32, as the training part is given them
     split: Split
+    outputs: Mapping[str, jax.Array]  # the model's, by part: of train, of test
 
     @property
     def model(self) -> nnx.Module:
