@@ -1,4 +1,6 @@
 import dataclasses
+import gzip
+import json
 import subprocess
 import sys
 import time
@@ -7,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks.evidence import _cells
 from egd_optax.grokking.problems.problem import modular, with_settings
 from egd_optax.leaves.layouts import matrix_layouts
 
@@ -69,9 +72,23 @@ def test_the_tree_like_gpt2_has_as_many_parameters(monkeypatch):
     assert sum(layout is not None for layout in layouts) == 8
 
 
-def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
-    from benchmarks.evidence import _cells
+@pytest.mark.parametrize("recipe", ["sgd", "columns"])
+def test_cells_without_a_number_are_json_as_all_languages_read_it(recipe, tmp_path):
+    # Losses that became none, and a constant rate, which halves after infinite steps.
+    net = modular("addition", 7, width=16)
+    problem = dataclasses.replace(
+        with_settings(net, seeds=(0,), max_steps=9, batch_size=8), learning_rate=1e30
+    )
+    asked = tmp_path, "row", recipe, problem
+    found = _cells.run_cell(*asked, lambda history: None, ["distance"])
+    text = gzip.decompress((tmp_path / "row" / f"{recipe}.json.gz").read_bytes())
+    json.loads(text, parse_constant=pytest.fail)
+    assert b"null" in text
+    assert _cells.finished_cell(*asked) == found
+    assert found.history().metrics["train_loss"].dtype == float
 
+
+def test_a_finished_cell_is_read_and_not_run_again(tmp_path, monkeypatch):
     problem = modular("addition", 7, width=16)
     settings = dataclasses.replace(
         problem.settings, seeds=(0, 1), max_steps=9, batch_size=8

@@ -1,12 +1,14 @@
 """What the committed tables hold: equal terms, and no claim beyond them."""
 
+import gzip
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from benchmarks.evidence import _searched
-from benchmarks.evidence._cells import RESULTS
+from benchmarks.evidence._cells import RESULTS, SUFFIX
 from benchmarks.evidence._families import (
     FAMILIES,
     FINAL_SEEDS,
@@ -95,3 +97,12 @@ def test_recipes_have_the_settings_that_the_finals_chose(family):
         settings = RECIPES[name].settings[family]
         chosen = [trial for trial in own if trial.settings == dict(settings)]
         assert list(map(score, chosen)) == [min(map(score, own))], name
+
+
+def test_every_committed_cell_is_json_as_all_languages_read_it():
+    # Python alone has NaN and Infinity.
+    cells = list(Path("benchmarks").rglob(f"*{SUFFIX}"))
+    assert cells
+    for path in cells:
+        text = gzip.decompress(path.read_bytes()).decode()
+        json.loads(text, parse_constant=lambda name, path=path: pytest.fail(str(path)))

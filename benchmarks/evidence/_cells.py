@@ -17,7 +17,7 @@ from egd_optax.grokking.differences import first_difference
 from egd_optax.grokking.files import replacing
 from egd_optax.grokking.measures import measures
 from egd_optax.grokking.problems.problem import Problem
-from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.recipes import RECIPES, settings_to_json
 from egd_optax.grokking.training.checkpoints import CheckpointError, Checkpoints
 from egd_optax.grokking.training.history import Crossing, History
 from egd_optax.grokking.training.run import train
@@ -64,7 +64,7 @@ class Cell:
             seeds=tuple(record["seeds"]),
             steps=np.array(record["curve_steps"]),
             steps_per_epoch=record["steps_per_epoch"],
-            metrics={k: np.array(v) for k, v in record["curves"].items()},
+            metrics={k: np.array(v, float) for k, v in record["curves"].items()},
         )
 
 
@@ -109,7 +109,8 @@ def run_cell(
         **_measured(history, problem.settings.threshold),
     }
     with replacing(path) as temporary:
-        text = json.dumps(record | {"sha256": _digest(record)}) + "\n"
+        whole = record | {"sha256": _digest(record)}
+        text = json.dumps(whole, allow_nan=False) + "\n"
         # No time in it: the same cell is the same file.
         temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     shutil.rmtree(state, ignore_errors=True)
@@ -146,7 +147,7 @@ def _question(recipe: str, problem: Problem) -> dict[str, Any]:
         "task": problem.task.name,
         "model": problem.model_name,
         "settings": problem.settings.described(),
-        "recipe": dict(RECIPES[recipe].settings[problem.family]),
+        "recipe": settings_to_json(RECIPES[recipe].settings[problem.family]),
         "learning_rate": problem.learning_rate,
         "weight_decay": problem.weight_decay,
     }
@@ -217,7 +218,8 @@ def _measured(history: History, threshold: float) -> dict[str, Any]:
         }
         | {
             name: [
-                [float(f"{x:.4g}") for x in row] for row in history.metrics[name][kept]
+                [float(f"{x:.4g}") if np.isfinite(x) else None for x in row]
+                for row in history.metrics[name][kept]
             ]
             for name in measured
         },

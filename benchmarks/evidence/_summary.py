@@ -8,7 +8,7 @@ from benchmarks.evidence._means import family_means, seconds_to_generalize
 from benchmarks.evidence._rows import by_family, recipes, rows
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._tables import steps_text, table
-from egd_optax.grokking.recipes import RECIPES
+from egd_optax.grokking.recipes import RECIPES, settings_to_json
 
 ROWS = {row.name: row for row in rows("full")}
 FAMILY_ROWS = by_family(ROWS.values())
@@ -141,7 +141,8 @@ def is_on_equal_terms(family: str, cells: dict[str, list[Cell]]) -> bool:
         if RECIPES[cell.recipe].space
     ]
     return all(
-        cell.record["question"]["recipe"] == dict(settings) for cell, settings in tuned
+        cell.record["question"]["recipe"] == settings_to_json(settings)
+        for cell, settings in tuned
     )
 
 
