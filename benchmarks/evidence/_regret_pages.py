@@ -1,7 +1,7 @@
 """What it costs to set nothing, as docs/tuning.md shows it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.evidence._cells import RESULTS, Cell
@@ -9,6 +9,7 @@ from benchmarks.evidence._means import geometric_mean
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._tables import steps_text, table
 from benchmarks.shared import read_table
+from egd_optax.grokking.recipes import TUNED
 from egd_optax.grokking.search.trials import counted
 
 UNTUNED = {"egd-auto": "`egd()`", "egd-constant": "`egd(0.05)`"}
@@ -40,6 +41,21 @@ def worst(cells: Cells, recipe: str) -> float:
     return max(line.regrets[recipe] for line in lines(cells))
 
 
+def others_mean(recipe: str) -> float:
+    """The same on the problems that are in no race alone."""
+    return geometric_mean(x.regrets[recipe] for x in _of_others() if x.is_solved)
+
+
+def beside_the_soonest(cells: Cells, recipe: str, names: Iterable[str]) -> float:
+    """Geometric mean of a recipe's steps over those of each row's soonest tuned one."""
+    ratios = []
+    for name in names:
+        medians = {c.recipe: c.crossing("first").median for c in cells[name]}
+        tuned = min(medians[each] for each in medians if each in TUNED)
+        ratios.append(medians[recipe] / tuned)
+    return geometric_mean(ratios)
+
+
 def nothing_set(cells: Cells) -> str:
     """The table of regrets, and what the constants bear."""
     body = [
@@ -51,13 +67,13 @@ def nothing_set(cells: Cells) -> str:
         for line in lines(cells)
     ]
     means = [f"× {mean(cells, n):.2f}, at most {worst(cells, n):.2f}" for n in UNTUNED]
-    head = ["problem", "searched", *UNTUNED.values()]
+    head = ["problem", "`egd`, searched", *UNTUNED.values()]
     parts = [
         table(
             [
                 head,
                 *body,
-                ["geometric mean where searched settings got there", "", *means],
+                ["geometric mean where the searched `egd` got there", "", *means],
             ]
         )
     ]

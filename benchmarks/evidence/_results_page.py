@@ -17,7 +17,6 @@ from benchmarks.evidence._rows import rows
 from benchmarks.evidence._search_pages import searches, start_table
 from benchmarks.evidence._summary import Sections, cells_of, summary
 from benchmarks.evidence._tables import steps_text, table
-from egd_optax.grokking.summary import seeds_in_words
 
 HEAD = """\
 # Results
@@ -35,7 +34,9 @@ its Figures 4 and 6 are at the end of the page.
 
 Names that end in `-paper`, `sgd` and `adam` have their source's own settings. The
 others were searched on other problems, each method with the same trials
-(`python benchmarks/evidence/search.py`, [how](search.md)).
+(`python benchmarks/evidence/search.py`, [how](search.md)); but for `egd-auto` and
+`egd-constant`, which have nothing set: the constants behind them were chosen by hand
+([how to tune](tuning.md)).
 """
 
 FOOT = """\
@@ -97,11 +98,10 @@ class Options:
 def race_section(name: str, cells: list[Cell], published: str) -> str:
     record = cells[0].record
     question = record["question"]
-    seeds = seeds_in_words(len(record["seeds"]))
     commits, machines = (
         sorted({cell.record[name] for cell in cells}) for name in ("commit", "machine")
     )
-    lines = [["method", "first", "sustained", "epochs", "final"]]
+    lines = [["method", "seeds", "first", "sustained", "epochs", "final"]]
     by_steps = sorted(cells, key=lambda cell: cell.crossing("first").median)
     for cell in by_steps:
         first = cell.crossing("first")
@@ -110,6 +110,7 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         lines.append(
             [
                 f"`{cell.recipe}`",
+                str(len(cell.record["seeds"])),
                 steps_text(cell, "first"),
                 steps_text(cell, "sustained"),
                 epochs,
@@ -123,7 +124,7 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         path = f"../benchmarks/evidence/results/race/{name}/race.png"
         picture = f"![Accuracy against the step]({path})\n"
     return (
-        f"## {name}\n\n{question['task']}, {question['model']}, {seeds}, budget "
+        f"## {name}\n\n{question['task']}, {question['model']}, budget "
         f"{question['settings']['max_steps']} steps. Best published: {published}.\n\n"
         f"`python benchmarks/evidence/race.py --rows {row}{plateau}`, commit "
         f"{', '.join(commits)}, on {' and '.join(machines)}\n\n"

@@ -1,6 +1,6 @@
 """What the search found, as pages show it."""
 
-from benchmarks.evidence._families import FAMILIES, FINALISTS
+from benchmarks.evidence._families import FAMILIES, FINALISTS, TO_THE_END
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._starting_points import HEAD, WITHIN, starting_points
 from benchmarks.evidence._summary import ASKED_FOR
@@ -21,14 +21,23 @@ def searches() -> str:
             f"### {family}",
             f"{problems}. Of each method {search.trials} quasi-random trials, and "
             f"{search.refined} near its best, up to {search.budgets[0]} steps, one "
-            f"seed. Then the best {FINALISTS[family]}, no two of which took the same "
-            "steps, with three other seeds; the table has the best of them, medians "
-            "and their geometric mean "
+            f"seed. Then up to {FINALISTS[family]} of the best, no two of which took "
+            "the same steps, with three other seeds; the table has the best of them, "
+            f"medians of the steps {_counted(family)} "
             f"([all trials]({_FOLDER}/{family}/trials.csv)).",
             table([list(found[0]), *(list(line.values()) for line in found)]),
             f"![Expected best after so many trials]({_FOLDER}/{family}/tune.png)",
         ]
     return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _counted(family: str) -> str:
+    if family in TO_THE_END:
+        return (
+            "from which accuracy held until the end, and the geometric mean over "
+            "problems and seeds"
+        )
+    return "to the threshold and their geometric mean"
 
 
 def start_table() -> str:

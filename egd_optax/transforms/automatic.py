@@ -16,7 +16,8 @@ from egd_optax.leaves.mapping import map_leaves
 from egd_optax.transforms.oscillation import mean_cosine
 from egd_optax.transforms.shape_scaling import shape_factor
 
-# Found together on development problems that no result uses (docs/tuning.md).
+# Chosen by hand on development problems; which results had been seen by then is told in
+# docs/tuning.md.
 RADIUS = 5.0
 _STEPS_PER_LAYER = 12
 _STEPS_PER_STEP = 1 / 10
