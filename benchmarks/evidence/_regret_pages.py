@@ -28,22 +28,17 @@ class Line(NamedTuple):
 
 def lines(cells: Cells) -> list[Line]:
     """The problems of the races, and those that nobody tuned on."""
-    return [*_of_races(cells), *_of_others()]
+    return [*_of_races(cells), *untuned_lines()]
 
 
-def mean(cells: Cells, recipe: str) -> float:
+def mean(some: Iterable[Line], recipe: str) -> float:
     """Geometric mean of a recipe's regrets, where searched settings got there."""
-    return geometric_mean(x.regrets[recipe] for x in lines(cells) if x.is_solved)
+    return geometric_mean(line.regrets[recipe] for line in some if line.is_solved)
 
 
-def worst(cells: Cells, recipe: str) -> float:
+def worst(some: Iterable[Line], recipe: str) -> float:
     """The largest of a recipe's regrets."""
-    return max(line.regrets[recipe] for line in lines(cells))
-
-
-def others_mean(recipe: str) -> float:
-    """The same on the problems that are in no race alone."""
-    return geometric_mean(x.regrets[recipe] for x in _of_others() if x.is_solved)
+    return max(line.regrets[recipe] for line in some)
 
 
 def beside_the_soonest(cells: Cells, recipe: str, names: Iterable[str]) -> float:
@@ -51,22 +46,23 @@ def beside_the_soonest(cells: Cells, recipe: str, names: Iterable[str]) -> float
     ratios = []
     for name in names:
         medians = {c.recipe: c.crossing("first").median for c in cells[name]}
-        tuned = min(medians[each] for each in medians if each in TUNED)
-        ratios.append(medians[recipe] / tuned)
+        soonest = min(medians[each] for each in medians if each in TUNED)
+        ratios.append(medians[recipe] / soonest)
     return geometric_mean(ratios)
 
 
 def nothing_set(cells: Cells) -> str:
     """The table of regrets, and what the constants bear."""
+    every = lines(cells)
     body = [
         [
             line.problem,
             line.searched,
             *(f"{line.steps[n]}, × {line.regrets[n]:.2f}" for n in UNTUNED),
         ]
-        for line in lines(cells)
+        for line in every
     ]
-    means = [f"× {mean(cells, n):.2f}, at most {worst(cells, n):.2f}" for n in UNTUNED]
+    means = [f"× {mean(every, n):.2f}, at most {worst(every, n):.2f}" for n in UNTUNED]
     head = ["problem", "`egd`, searched", *UNTUNED.values()]
     parts = [
         table(
@@ -103,7 +99,8 @@ def _of_races(cells: Cells) -> Iterator[Line]:
         )
 
 
-def _of_others() -> Iterator[Line]:
+def untuned_lines() -> Iterator[Line]:
+    """The problems that nobody tuned on."""
     for line in read_table(RESULTS / "regret.csv"):
         yield Line(
             line["problem"],

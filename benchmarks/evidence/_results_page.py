@@ -32,11 +32,10 @@ optimizer of the paper, run until it generalizes, evaluated every 10 epochs. The
 pictures of the rows are what the EGD paper has in its Figures 1 to 3, for all methods;
 its Figures 4 and 6 are at the end of the page.
 
-Names that end in `-paper`, `sgd` and `adam` have their source's own settings. The
-others were searched on other problems, each method with the same trials
-(`python benchmarks/evidence/search.py`, [how](search.md)); but for `egd-auto` and
-`egd-constant`, which have nothing set: the constants behind them were chosen by hand
-([how to tune](tuning.md)).
+Names that end in `-paper`, `sgd` and `adam` have their source's own settings. Those of
+`egd-auto` and `egd-constant` are the same everywhere, from constants that were chosen
+by hand ([how to tune](tuning.md)). The others were searched on other problems, each
+method with the same trials (`python benchmarks/evidence/search.py`, [how](search.md)).
 """
 
 FOOT = """\

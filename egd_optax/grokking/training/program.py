@@ -53,13 +53,15 @@ class Program:
         init_key, split_key, key = jax.random.split(jax.random.key(seed), 3)
         params = nnx.state(self.make_model(nnx.Rngs(init_key)), nnx.Param)
         parts = split_for(self.settings, len(data.labels), split_key)
-        outputs = jax.eval_shape(self.outputs, params, parts, data)
+        looked_at = self.looked_at(parts)
+        outputs = jax.eval_shape(self.outputs, params, looked_at, data)
+        metrics = jax.eval_shape(self.judged_by_part, outputs, looked_at, data)
         member = Member(
             key=key,
             split=parts,
             params=params,
             opt_state=self.optimizer.init(params),
-            metrics=_zeros(jax.eval_shape(self.judged_by_part, outputs, parts, data)),
+            metrics=_zeros(metrics),
             initial=params if self.measures else None,
         )
         measured = _zeros(jax.eval_shape(self.measured, member, outputs, data))
@@ -107,8 +109,9 @@ class Program:
             first, after, lambda i, member: self.epoch(member, i, data), member
         )
         data = self.as_given(member, after - 1, data)
-        outputs = self.outputs(member.params, member.split, data)
-        metrics = self.judged_by_part(outputs, member.split, data)
+        looked_at = self.looked_at(member.split)
+        outputs = self.outputs(member.params, looked_at, data)
+        metrics = self.judged_by_part(outputs, looked_at, data)
         measured = self.measured(member, outputs, data)
         return member._replace(metrics=metrics | measured)
 
@@ -166,29 +169,29 @@ class Program:
         shift = jax.random.randint(by, labels.shape, 1, self.task.classes)
         return jnp.where(wrong, (labels + shift) % self.task.classes, labels)
 
+    def looked_at(self, parts: Split) -> Split:
+        """What of the parts an evaluation looks at."""
+        return parts
+
     def outputs(
         self, params: Any, parts: Split, data: Examples
     ) -> dict[str, jax.Array]:
-        """What the model makes of the parts that an evaluation looks at."""
+        """What the model makes of each part that is not empty."""
         return {
             part: over_examples(
                 lambda some: self.answers(params, data.inputs[some]), indices
             )
-            for part, indices in self.looked_at(parts)._asdict().items()
+            for part, indices in parts._asdict().items()
             if len(indices)
         }
-
-    def looked_at(self, parts: Split) -> Split:
-        """What of the parts an evaluation looks at: the first so many of each."""
-        return parts
 
     def judged_by_part(
         self, outputs: Mapping[str, jax.Array], parts: Split, data: Examples
     ) -> dict[str, jax.Array]:
         metrics: dict[str, jax.Array] = {}
         for part, answers in outputs.items():
-            seen = getattr(parts, part)[: len(answers)]
-            loss, accuracy = self.judged(answers, data.labels[seen])
+            labels = data.labels[getattr(parts, part)]
+            loss, accuracy = self.judged(answers, labels)
             metrics |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
         return metrics
 
