@@ -1,5 +1,6 @@
 """How methods are put together: matrices and vectors apart, directions, the window."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +79,31 @@ def test_a_traced_choice_is_the_written_one():
             np.testing.assert_allclose(traced[path], expected, atol=1e-6)
     (bias,) = (path for path in written if "bias" in path)
     assert not np.allclose(written[bias], by_path(step(0))[bias])
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "values"),
+    [(tuned.clipped_rows, "by_lion", (0, 1)), (tuned.grokfast_ma, "window_size", [3])],
+)
+def test_what_is_written_holds_no_more_than_it_needs(method, name, values):
+    params, grads = draw(NET, 0), draw(NET, 1)
+
+    def step(value):
+        tx = optax.with_extra_args_support(method(learning_rate=0.1, **{name: value}))
+        state = tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update(grads, state, params)
+        return updates, state
+
+    for value in values:
+        traced, traced_state = jax.jit(step)(value)
+        written, written_state = step(value)
+        chex.assert_trees_all_close(traced, written, atol=1e-6)
+        sizes = [
+            sum(leaf.size for leaf in jax.tree.leaves(state))
+            for state in (traced_state, written_state)
+        ]
+        assert sizes[1] < sizes[0]
 
 
 @pytest.mark.parametrize(

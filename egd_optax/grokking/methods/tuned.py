@@ -161,7 +161,10 @@ def grokfast_ma(
     *, window_size: Number = 100, lamb: Number = 5.0, **others: Number
 ) -> Any:
     """Grokfast by window, then AdamW."""
-    return adamw(grokfast_of_any_window(window_size, lamb, at_most=100), **others)
+    if isinstance(window_size, jax.core.Tracer):
+        return adamw(grokfast_of_any_window(window_size, lamb, at_most=100), **others)
+    # A queue of the window's own length, as a user has it: less memory to move.
+    return adamw(egd_optax.grokfast_ma(window_size, lamb), **others)
 
 
 def orthogonal_gradient(**others: Number) -> Any:
@@ -234,6 +237,8 @@ def _either(
     second: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
     """The updates of the first where the flag is 1, of the second where it is 0."""
+    if not isinstance(flag, jax.core.Tracer):
+        return first if flag == 1 else second
 
     def init_fn(params: optax.Params) -> Any:
         return first.init(params), second.init(params)
