@@ -20,6 +20,7 @@ from benchmarks.evidence._families import (
 from benchmarks.shared import read_table
 from egd_optax.grokking.recipes import RECIPES, TUNED
 from egd_optax.grokking.search.trials import settings_at, spread_out
+from egd_optax.grokking.spaces import space_of
 
 SEARCHED = [family for family in FAMILIES if _searched.searched(family)]
 
@@ -76,7 +77,7 @@ def test_every_method_of_a_family_had_the_same_trials_seeds_and_budget(family):
 def test_the_quasi_random_trials_are_those_of_the_declared_space(family):
     search = FAMILIES[family]
     for row in read_table(RESULTS / "search" / family / "trials.csv"):
-        number, space = int(row["trial"]), RECIPES[row["optimizer"]].space
+        number, space = int(row["trial"]), space_of(row["optimizer"], family)
         if not row["refined after"]:
             places = spread_out(len(space), number, seed=search.draw)
             found = {name: float(row[name]) for name in space}

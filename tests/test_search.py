@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import optax
@@ -21,7 +22,7 @@ from egd_optax.grokking.search.ledger import Ledger, LedgerError
 from egd_optax.grokking.search.search import Search
 from egd_optax.grokking.search.trials import Trial, near, settings_at, spread_out
 from egd_optax.grokking.search.tunability import tunability
-from egd_optax.grokking.spaces import SHARED, SPACES
+from egd_optax.grokking.spaces import SHARED, SPACES, space_of
 from egd_optax.grokking.training.run import train
 
 PROBLEM = with_settings(
@@ -89,6 +90,46 @@ def test_learning_rates_are_spread_over_three_decades_at_least():
         assert high / low >= 999, name
         counts, _ = np.histogram(np.log(rates), 6, (math.log(low), math.log(high)))
         assert counts.min() >= 8
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_family_may_have_a_learning_rate_of_its_own(name):
+    lower = {"columns", "rows", "frobenius", "momentum"}
+    for family, own in {
+        "transformer": lower,
+        "mnist": {"momentum"},
+        "parity": (),
+    }.items():
+        space = space_of(name, family)
+        assert list(space) == list(SPACES[name])
+        if name not in own:
+            assert space == SPACES[name]
+            continue
+        rates = space.pop("learning_rate"), SPACES[name]["learning_rate"]
+        assert rates[0].low <= rates[1].low / 9
+        assert rates[0].high <= rates[1].high
+        assert space == {k: v for k, v in SPACES[name].items() if k != "learning_rate"}
+
+
+def test_a_search_draws_from_the_space_of_its_family(monkeypatch):
+    class Runner:
+        chunk = 4
+
+        def __init__(self, *_, **__):
+            pass
+
+        def __call__(self, settings, seeds, at_most):
+            never = np.full(len(settings), math.inf)
+            return SimpleNamespace(solved=never, held_out_accuracy=1 / never)
+
+    monkeypatch.setattr(search, "Runner", Runner)
+    for problem in (modular("addition", 5, model="transformer"), PROBLEM):
+        asked = Search([with_settings(problem, seeds=(0,))], trials=3)
+        found = asked.run("columns", None, quiet)
+        space = space_of("columns", problem.family)
+        assert [trial.settings for trial in found] == [
+            settings_at(space, spread_out(len(space), k, seed=0)) for k in range(3)
+        ]
 
 
 def test_places_near_others_are_mostly_near_and_sometimes_far():

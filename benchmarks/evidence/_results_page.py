@@ -15,7 +15,7 @@ from benchmarks.evidence._cells import PLATEAU, RESULTS, Cell, CellError, found_
 from benchmarks.evidence._regret_pages import nothing_set
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._search_pages import searches, start_table
-from benchmarks.evidence._summary import Sections, cells_of, summary
+from benchmarks.evidence._summary import Sections, cells_of, front_page, summary
 from benchmarks.evidence._tables import steps_text, table
 
 HEAD = """\
@@ -191,7 +191,7 @@ def written_pages(root: Path) -> dict[Path, str]:
     with_regrets = with_part(tuning.read_text(), NOTHING, regrets)
     return {
         root / "docs" / "results.md": page(found),
-        readme: with_part(readme.read_text(), OVERVIEW, summary(found)),
+        readme: with_part(readme.read_text(), OVERVIEW, front_page(found)),
         tuning: with_part(with_regrets, START, start_table()),
     }
 

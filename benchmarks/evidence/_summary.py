@@ -27,6 +27,11 @@ def summary(found: Sections) -> str:
     return "\n\n".join(parts)
 
 
+def front_page(found: Sections) -> str:
+    """The short form: the leading methods, and one line a problem."""
+    return f"{leaders(found)}\n\n{overview(found)}"
+
+
 def development() -> str:
     """The methods on the development problems, each with its best setting there."""
     lines = [["family", "steps on its development problems, geometric mean"]]
@@ -95,28 +100,53 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def leaders(sections: Sections, count: int = 4) -> str:
+    """The first methods by steps and by the clock, one line a family."""
+    ranked = {kind: _rankings(sections, kind) for kind in ("steps", "seconds")}
+    lines = [["family", "first by steps", "first by the clock"]]
+    for family, by_steps in ranked["steps"].items():
+        by_clock = ranked["seconds"][family]
+        under_way = "" if _all_raced(family, sections) else f" ({UNDER_WAY})"
+        lines.append(
+            [
+                family,
+                ", ".join(by_steps[:count]) + under_way,
+                ", ".join(f"{each} s" for each in by_clock[:count]) or "to be timed",
+            ]
+        )
+    return table(lines)
+
+
 def families(sections: Sections, kind: str) -> str:
     """The methods of each family in the order of their means, one line a family."""
     cells = cells_of(sections)
-    means = family_means(ROWS.values(), cells, seconds_to_generalize(cells))
     lines = [["family", "tuned", f"{kind}, geometric mean over its problems"]]
+    for family, ranked in _rankings(sections, kind).items():
+        tuned = "alike" if is_on_equal_terms(family, cells) else "not yet alike"
+        if not _all_raced(family, sections):
+            tuned += f", races {UNDER_WAY}"
+        lines.append([family, tuned, ", ".join(ranked) or "to be timed"])
+    return table(lines)
+
+
+def _rankings(sections: Sections, kind: str) -> dict[str, list[str]]:
+    """Those that solved all problems of a family, with their means; nothing where not
+    all of them were timed.
+    """
+    cells = cells_of(sections)
+    means = family_means(ROWS.values(), cells, seconds_to_generalize(cells))
+    rankings = {}
     for family, found in means.items():
         reached = {n: getattr(mean, kind) for n, mean in found.items()}
-        ranked = sorted(
-            (n for n, value in reached.items() if math.isfinite(value)),
-            key=lambda n: reached[n],
-        )
-        if kind == "seconds" and any(
-            math.isfinite(mean.steps) and math.isinf(mean.seconds)
-            for mean in found.values()
-        ):
-            ranked = []
-        tuned = "alike" if is_on_equal_terms(family, cells) else "not yet alike"
-        if not all(is_complete(name, sections) for name in FAMILY_ROWS[family]):
-            tuned += f", races {UNDER_WAY}"
-        text = ", ".join(f"`{n}` {_number(reached[n])}" for n in ranked)
-        lines.append([family, tuned, text or "to be timed"])
-    return table(lines)
+        solved = [n for n, mean in found.items() if math.isfinite(mean.steps)]
+        timed = all(math.isfinite(reached[n]) for n in solved)
+        ranked = sorted(solved if timed else [], key=lambda n: reached[n])
+        rankings[family] = [f"`{n}` {_number(reached[n])}" for n in ranked]
+    return rankings
+
+
+def _all_raced(family: str, sections: Sections) -> bool:
+    return all(is_complete(name, sections) for name in FAMILY_ROWS[family])
 
 
 def cells_of(sections: Sections) -> dict[str, list[Cell]]:

@@ -81,3 +81,21 @@ SPACES: dict[str, Space] = {
         "by_lion": Choice((0, 1)),
     },
 }
+
+# Where a family's best rate lay at the low end of that range, it is searched from lower
+# on. Not everywhere: the same number of trials has to cover what a range has more.
+_LOWER: dict[str, dict[str, Dimension]] = {
+    "transformer": {
+        "columns": LogUniform(0.001, 10),
+        "rows": LogUniform(0.001, 10),
+        "frobenius": LogUniform(0.01, 100),
+        "momentum": LogUniform(0.001, 10),
+    },
+    "mnist": {"momentum": LogUniform(1e-4, 100)},
+}
+
+
+def space_of(method: str, family: str) -> Space:
+    """What a search may set of a method on the problems of a family."""
+    space, rate = SPACES[method], _LOWER.get(family, {}).get(method)
+    return space if rate is None else space | {"learning_rate": rate}

@@ -22,6 +22,7 @@ from egd_optax.grokking.search.trials import (
     settings_at,
     spread_out,
 )
+from egd_optax.grokking.spaces import Space, space_of
 from egd_optax.grokking.training.devices import as_the_first_has, is_first
 
 # Called with the trials so far of a method, whenever some are done.
@@ -86,10 +87,9 @@ class Search:
 
     def run(self, optimizer: str, ledger: Ledger | None, report: Report) -> list[Trial]:
         """All trials of a method; those in the ledger are not run again."""
-        recipe = RECIPES[optimizer]
-        dimensions, trials = len(recipe.space), self.trials
+        space, trials = self._space(optimizer), self.trials
         runners = self.runners(optimizer)
-        places = [spread_out(dimensions, n, seed=self.draw) for n in range(trials)]
+        places = [spread_out(len(space), n, seed=self.draw) for n in range(trials)]
         found: list[Trial] = []
 
         def so_far(name: str, done: Sequence[Trial]) -> None:
@@ -111,7 +111,7 @@ class Search:
                 places += [
                     near(centre, after, n - after, seed=self.draw) for n in numbers
                 ]
-            new = {n - after: settings_at(recipe.space, places[n]) for n in numbers}
+            new = {n - after: settings_at(space, places[n]) for n in numbers}
             found += self.evaluate(
                 *(optimizer, new, ledger, so_far),
                 after=after,
@@ -122,16 +122,18 @@ class Search:
 
     def runners(self, optimizer: str) -> list[Runner]:
         """A compiled program for each problem."""
-        recipe = RECIPES[optimizer]
         return [
             Runner(
                 problem,
-                functools.partial(recipe.build, problem),
-                recipe.space,
+                functools.partial(RECIPES[optimizer].build, problem),
+                self._space(optimizer),
                 to_the_end=self.to_the_end,
             )
             for problem in self.problems
         ]
+
+    def _space(self, optimizer: str) -> Space:
+        return space_of(optimizer, self.problems[0].family)
 
     def evaluate(
         self,
