@@ -164,7 +164,7 @@ def grokfast_ma(
     if isinstance(window_size, jax.core.Tracer):
         return adamw(grokfast_of_any_window(window_size, lamb, at_most=100), **others)
     # A queue of the window's own length, as a user has it: less memory to move.
-    return adamw(egd_optax.grokfast_ma(window_size, lamb), **others)
+    return adamw(egd_optax.grokfast_ma(int(window_size), lamb), **others)
 
 
 def orthogonal_gradient(**others: Number) -> Any:
