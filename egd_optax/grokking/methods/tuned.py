@@ -158,7 +158,7 @@ def grokfast_ema(*, alpha: Number = 0.98, lamb: Number = 2.0, **others: Number) 
 
 
 def grokfast_ma(
-    *, window_size: Number = 100, lamb: Number = 5.0, **others: Number
+    *, window_size: jax.Array | int = 100, lamb: Number = 5.0, **others: Number
 ) -> Any:
     """Grokfast by window, then AdamW."""
     if isinstance(window_size, jax.core.Tracer):
