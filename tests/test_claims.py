@@ -274,9 +274,10 @@ def directions_are_worth_as_much():
             for names, (low, high) in bounds.items()
             for name in names
         )
-        and all(time[name] <= 0.4 for name in ("columns", "rows"))
-        and all(time[name] <= 0.45 for name in cheap)
-        and 1.9 <= time["randomized"] <= 2.1
+        and all(0.45 <= time[name] <= 0.5 for name in ("columns", "rows"))
+        and all(time[name] <= 0.55 for name in cheap)
+        and 1.9 <= time["randomized"] <= 2.2
+        and 1.25 <= time["five-steps"] <= 1.35
     )
 
 
@@ -288,9 +289,9 @@ def a_step_costs_as_much():
     large = times_adamw("transformer", "egd")
     cheap = [ratio for family in SMALL for ratio in times_adamw(family, "columns")]
     return (
-        1.6 <= min(large) <= max(large) <= 1.8
-        and 1.9 <= min(small) <= max(small) <= 4.3
-        and max(cheap) <= 1.2
+        1.35 <= min(large) <= max(large) <= 1.45
+        and 1.9 <= min(small) <= max(small) <= 3.7
+        and max(cheap) <= 1.1
     )
 
 
@@ -298,18 +299,18 @@ def cheap_ones_are_first_by_the_clock():
     one_hots = seconds("modular")
     return (
         next(iter(one_hots)) == "adamw"
-        and one_hots["columns"] <= 1.2 * one_hots["adamw"]
+        and one_hots["columns"] <= 1.1 * one_hots["adamw"]
         and next(iter(seconds("parity"))) == "columns"
     )
 
 
-def cheap_ones_need_a_third_on_mnist():
+def cheap_ones_need_little_on_mnist():
     found = seconds("mnist")
     first, second = list(found)[:2]
     return (
         {first, second} == {"rows", "columns"}
         and found["columns"] <= 1.1 * found[first]
-        and 3 * found[second] <= found["egd"]
+        and found[second] <= 0.4 * found["egd"]
     )
 
 
@@ -428,9 +429,9 @@ CLAIMS = {
     "`egd` is the first on 3 bits": egd_is_first_on_three_bits_and_fails_on_four,
     "steps until test accuracy first reaches 95 %": None,
     "the best published result, and plain SGD": None,
-    "takes 1.6 to 1.8 times as long as one of AdamW": a_step_costs_as_much,
+    "takes 1.4 times as long as one of AdamW": a_step_costs_as_much,
     "first by the clock on one-hots": cheap_ones_are_first_by_the_clock,
-    "need a third of the time": cheap_ones_need_a_third_on_mnist,
+    "need less than 0.4 of the time": cheap_ones_need_little_on_mnist,
     "`egd-grok race … --settings": None,
 }
 
@@ -457,7 +458,7 @@ def test_the_numbers_of_which_method_are_those_of_the_tables():
     assert found == (f"{means['columns']:.0f}", f"{means['egd']:.0f}")
     assert "within 1.6 times the steps" in page
     # As README says.
-    assert "takes 1.9 to 4.3 times as long as one of AdamW on small nets" in page
+    assert "takes 1.9 to 3.7 times as long as one of AdamW on small nets" in page
     assert "within 1.1 times of the first on MNIST" in page
     assert "7 of 10 seeds cross the threshold and fall below" in page
     assert leaving("mnist-1k", "columns") == (7, 10)
@@ -618,6 +619,10 @@ def test_the_finals_with_the_transformer_are_those_of_the_search():
         for name, line in list(found.items())[: list(found).index("adamw") + 1]
     ]
     assert found["delayed-frobenius"]["a · b mod 83"] == "inf"
+    # What it gets on these it does not get on a − b.
+    assert math.isfinite(float(found["columns"]["a · b mod 83"]))
+    assert math.isfinite(float(found["columns"]["a / b mod 83"]))
+    assert math.isinf(np.median(of_seeds("columns", "transformer-sub-97")))
     crossed = [x for x in trials if x["optimizer"] == "delayed-frobenius"]
     count = sum(x["steps a · b mod 83"] != "inf" for x in crossed)
     assert f"crossed on a · b in {count} of its 32 trials" in " ".join(README.split())
