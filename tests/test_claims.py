@@ -423,6 +423,7 @@ CLAIMS = {
     "On products in S₅ it takes 5.6 times": nothing_set_is_slow_on_the_symmetric_group,
     "sooner than the best published": nothing_set_is_sooner_than_what_was_published,
     "plain momentum and the leading directions alone": directions_are_worth_as_much,
+    "Muon's five steps 1.3 times as many": directions_are_worth_as_much,
     "whitening at rank 48": leading_directions_are_enough_on_mnist,
     "AdamW takes more than four times": leading_directions_are_enough_on_mnist,
     "`five-steps` first, then columns": four_solve_all_parities,
