@@ -82,8 +82,9 @@ SPACES: dict[str, Space] = {
     },
 }
 
-# Where a family's best rate lay at the low end of that range, it is searched from lower
-# on. Not everywhere: the same number of trials has to cover what a range has more.
+# Where a family's best rate lay at the low end of that range, or none of it served, it
+# is searched from lower on, and rows as columns are. Not everywhere: the same number of
+# trials has to cover what a range has more.
 _LOWER: dict[str, dict[str, Dimension]] = {
     "transformer": {
         "columns": LogUniform(0.001, 10),
