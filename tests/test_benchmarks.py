@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from benchmarks.evidence import _cells
+from benchmarks.shared import read_table
 from egd_optax.grokking.problems.problem import modular, with_settings
 from egd_optax.leaves.layouts import matrix_layouts
 
@@ -197,6 +198,16 @@ def test_a_search_of_what_there_is_not_says_what_there_is(
     error = capsys.readouterr().err
     assert error.startswith(f"search: {line}") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_search_of_one_method_keeps_the_lines_of_the_others(tmp_path):
+    from benchmarks.evidence import search
+
+    for name in ("columns", "frobenius"):
+        search.main(search.Options(optimizers=(name,), quick=True, out=tmp_path))
+    table = read_table(tmp_path / "search-modular-quick.csv")
+    assert sorted(line["optimizer"] for line in table) == ["columns", "frobenius"]
 
 
 def test_what_is_no_race_is_made_where_it_is_missing(tmp_path, monkeypatch):

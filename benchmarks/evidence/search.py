@@ -18,7 +18,7 @@ which accuracy holds until then (again.csv); finals count every seed, not their 
 
 In results/search/FAMILY: trials.csv and finals.csv, every trial with its settings and
 steps; what is there is not run again. The table of the chosen settings goes to
-results/search-FAMILY.csv.
+results/search-FAMILY.csv, with those of methods that were searched before.
 """
 
 import dataclasses
@@ -96,13 +96,12 @@ def main(options: Options) -> None:
 def chosen(
     family: str, search: Search, names: Sequence[str], folder: Path
 ) -> list[Trial]:
-    """The best trial of each method, as the seeds of the finals have it."""
+    """The best trial of each searched method, as the seeds of the finals have it."""
     ledger, second = search.ledger(folder), finals(family, search)
     last = second.ledger(folder, "finals")
     longer = prolonged(search) if family in TO_THE_END else None
     held = longer and longer.ledger(folder, "again")
     console = Console()
-    rows, every = [], {}
 
     def standing(trial: Trial) -> Any:
         budgets = search.budgets
@@ -111,7 +110,7 @@ def chosen(
     total = len(names) * (search.trials + search.refined)
     with bar(total, search.budgets, console) as show:
         for name in names:
-            found = every[name] = search.run(name, ledger, show)
+            found = search.run(name, ledger, show)
             candidates = found
             if longer is not None:
                 there = [trial.settings for trial in found if trial.is_solved]
@@ -120,16 +119,33 @@ def chosen(
             best = finalists(family, candidates, search.budgets)
             ranked = {rank: trial.settings for rank, trial in enumerate(best)}
             run_again = second.evaluate(name, ranked, last, lambda *_: None)
-            rows.append(min(run_again, key=standing))
             solved = sum(trial.is_solved for trial in found)
             console.print(
-                f"{name:<20} {standing(rows[-1])[0]:7.1f}  "
+                f"{name:<20} {min(map(standing, run_again))[0]:7.1f}  "
                 f"{solved} of {len(found)} trials solved all"
             )
+    # A table of these names alone would tell a race that the others were not searched.
+    every = {
+        name: found
+        for name, found in _by_optimizer(ledger.trials).items()
+        if len(found) == search.trials + search.refined
+    }
     problems = ", ".join(problem.task.name for problem in search.problems)
     title = f"{len(found)} trials of each method on {problems}"
     figures.save(tune_figure(search, every, title=title), folder / "tune.png")
+    rows = [
+        min(trials, key=standing)
+        for name, trials in _by_optimizer(last.trials).items()
+        if name in every
+    ]
     return sorted(rows, key=lambda trial: standing(trial)[0])
+
+
+def _by_optimizer(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(trial.optimizer, []).append(trial)
+    return found
 
 
 def _line(family: str, search: Search, trial: Trial) -> dict[str, object]:
