@@ -23,8 +23,9 @@ def tree(rng):
     return {"in": draw(3, 12), "out": draw(12, 2), "bias": draw(12)}
 
 
-def share(count, matrices=2, reversals=0.0):
-    return 1 / (12 * math.sqrt(matrices) + count / 10 + 7 * reversals)
+def share(steps, matrices=2):
+    """After so many steps that lead nowhere."""
+    return 1 / (12 * math.sqrt(matrices) + steps / 10)
 
 
 def radius(fan_in, fan_out):
@@ -50,12 +51,14 @@ def test_steps_are_those_of_the_docstring(tree, rng):
     adam = optax.scale_by_adam()
     adam_state = adam.init(tree["bias"])
     own, trace = {k: np.asarray(v, np.float64) for k, v in tree.items()}, {}
-    mean = reversals = 0.0
-    for count in range(9):
-        # Back and forth, so that the share falls.
+    mean = age = 0.0
+    grown = []
+    for count in range(24):
+        # Back and forth first, so that the share falls, then one way.
+        part = (-1) ** count if count < 9 else 0.3
         grads = jax.tree.map(
-            lambda x, sign=(-1) ** count: jnp.asarray(
-                0.3 * rng.normal(size=x.shape) + sign * np.asarray(x), jnp.float32
+            lambda x, part=part: jnp.asarray(
+                0.3 * rng.normal(size=x.shape) + part * np.asarray(x), jnp.float32
             ),
             tree,
         )
@@ -64,8 +67,10 @@ def test_steps_are_those_of_the_docstring(tree, rng):
         matrices = {k: np.asarray(grads[k], np.float64) for k in ("in", "out")}
         cosines = [cosine_of(matrices[k], trace[k]) for k in trace] or [0]
         mean = 0.9 * mean + 0.1 * np.mean(cosines)
-        reversals += count / 100 * max(0, -mean - 0.2)
-        expected = share(count, reversals=reversals)
+        grown.append(0.1 * max(0, min(1, 1 - 20 * mean)))
+        grown[-1] += 7 * count / 100 * max(0, -mean - 0.2)
+        age += grown[-1]
+        expected = 1 / (12 * math.sqrt(2) + age)
         for name, grad in matrices.items():
             trace[name] = 0.8 * trace.get(name, 0) + grad
             direction = polar(grad + 0.8 * trace[name])
@@ -76,11 +81,13 @@ def test_steps_are_those_of_the_docstring(tree, rng):
         for name, value in [
             ("share", expected),
             ("cosine", mean),
-            ("reversals", reversals),
+            ("age", age),
         ]:
             found = float(optax.tree.get(state, name))
             assert found == pytest.approx(value, rel=1e-5, abs=1e-7)
-    assert reversals > 0.02
+    assert max(grown) > 0.12
+    assert grown[-1] == 0
+    assert any(0 < growth < 0.1 for growth in grown)
     for name, value in own.items():
         np.testing.assert_allclose(params[name], value, atol=2e-5)
 
@@ -95,8 +102,8 @@ def test_after_100_steps_reversals_count_in_full(tree):
         )
         _, after = tx.update(opposite, late, tree)
         cosine = 0.9 * -0.5 + 0.1 * -1
-        found = float(optax.tree.get(after, "reversals"))
-        assert found == pytest.approx(part * (-cosine - 0.2), rel=1e-5)
+        grown = float(optax.tree.get(after, "age") - optax.tree.get(late, "age"))
+        assert grown == pytest.approx(0.1 + 7 * part * (-cosine - 0.2), rel=1e-5)
 
 
 def test_vectors_are_drawn_back_to_where_they_began_from_step_1000_on(tree):
@@ -106,8 +113,10 @@ def test_vectors_are_drawn_back_to_where_they_began_from_step_1000_on(tree):
     state = tx.init(tree)
     counts = optax.tree.get_all_with_path(state, "count")
     assert len(counts) >= 2
-    for count, expected in ((999, 0), (1000, -0.3 * share(1000))):
-        late = optax.tree.set(state, count=jnp.asarray(count, jnp.int32))
+    for count, expected in ((999, 0), (1000, -0.3 * share(1001))):
+        late = optax.tree.set(
+            state, count=jnp.asarray(count, jnp.int32), age=jnp.float32(100)
+        )
         updates, _ = tx.update(flat, late, moved)
         np.testing.assert_allclose(updates["bias"], np.full(12, expected), rtol=1e-5)
 
@@ -124,13 +133,14 @@ def test_every_matrix_of_a_leaf_counts(numbers, shape, matrices):
     params = {"kernel": jnp.ones(shape), "bias": jnp.ones(3)}
     given = None if numbers is None else {"kernel": numbers, "bias": None}
     tx = egd(weight_dimension_numbers=given)
+    # The second step leads where the first did.
     found = shares(tx, params)
-    assert found == pytest.approx([share(0, matrices), share(1, matrices)])
+    assert found == pytest.approx([share(1, matrices), share(1, matrices)])
 
 
 def test_a_tree_without_matrices_takes_the_steps_of_one():
     params = {"bias": jnp.ones(3)}
-    assert shares(egd(), params) == pytest.approx([share(0, 1), share(1, 1)])
+    assert shares(egd(), params) == pytest.approx([share(1, 1), share(2, 1)])
 
 
 def test_no_singular_value_leaves_the_ball(tree, rng):
@@ -180,7 +190,7 @@ def test_parts_can_be_given(tree):
     flat = jax.tree.map(jnp.zeros_like, tree)
     tx = egd(weight_decay=0.5, adam_learning_rate=0.1, adam_weight_decay=2.0)
     updates, _ = tx.update(flat, tx.init(tree), tree)
-    edge = share(0) * radius(3, 12)
+    edge = share(1) * radius(3, 12)
     np.testing.assert_allclose(updates["in"], -edge * 0.5 * tree["in"], rtol=1e-5)
     np.testing.assert_allclose(updates["bias"], -0.2 * tree["bias"], rtol=1e-5)
 

@@ -31,6 +31,7 @@ CONSTANTS = (
     "_STEPS_PER_LAYER",
     "_STEPS_PER_STEP",
     "_STEPS_PER_REVERSAL",
+    "_ONE_WAY",
     "_USUAL_REVERSAL",
     "_NEWEST",
     "_WARM_UP",

@@ -23,6 +23,7 @@ _STEPS_PER_LAYER = 12
 _STEPS_PER_STEP = 1 / 10
 _STEPS_PER_REVERSAL = 7
 _NEWEST = 0.1
+_ONE_WAY = 0.05
 _USUAL_REVERSAL = 0.2
 _WARM_UP = 100
 _VECTOR_STEP = 0.6
@@ -41,7 +42,7 @@ class AutomaticRatesState(NamedTuple):
     cosine: jax.Array  # c; dtype=float32
     # Steps so far; dtype=int32.
     count: jax.Array  # type: ignore[assignment]
-    reversals: jax.Array  # V; dtype=float32
+    age: jax.Array  # A; dtype=float32
     share: jax.Array  # s of the last step; dtype=float32
 
 
@@ -57,32 +58,32 @@ def with_automatic_rates(
     r"""Matrices move by s R, vectors by 0.6 s or Adam's rate, against the direction.
 
     .. math::
-      s_t &= \frac{1}{12 \sqrt{L} + t / 10 + 7 V_t} \\
-      V_t &= V_{t-1} + \min(1, t / 100) \, \max(0, -c_t - 0.2) \\
+      s_t &= \frac{1}{12 \sqrt{L} + A_t} \\
+      A_t &= A_{t-1} + \tfrac{1}{10} \max(0, \min(1, 1 - 20 c_t))
+        + 7 \min(1, t / 100) \max(0, -c_t - 0.2) \\
       c_t &= 0.9 \, c_{t-1} + 0.1 \cos(G_t, M_{t-1})
 
     of L matrices. What many layers do to a function adds up as independent changes do,
-    in squares, so each may do less. Where steps go back and forth, the share falls
-    sooner: the mean cosine of gradients with the momentum that ``directions`` has in
-    its state is below zero there. Steps of the beginning are large and go back and
-    forth anywhere.
+    in squares, so each may do less. The share falls as noise has to be averaged away:
+    not where steps lead one way, as the mean cosine c of gradients with the momentum
+    that ``directions`` has in its state is above zero there, and sooner where they go
+    back and forth and it is well below. Steps of the beginning are large and go back
+    and forth anywhere.
     """
     directions = optax.with_extra_args_support(directions)
 
     def init_fn(params: optax.Params) -> _State:
         # Each has a buffer of its own, so that the state may be donated.
-        count, reversals = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32)
-        cosine, share = jnp.zeros([], jnp.float32), _share(params, count, reversals)
-        state = AutomaticRatesState(cosine, count, reversals, share)
+        count, age = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32)
+        cosine, share = jnp.zeros([], jnp.float32), _share(params, age)
+        state = AutomaticRatesState(cosine, count, age, share)
         return state, directions.init(params)
 
-    def _share(tree: optax.Params, count: jax.Array, reversals: jax.Array) -> jax.Array:
+    def _share(tree: optax.Params, age: jax.Array) -> jax.Array:
         layouts = matrix_layouts(tree, weight_dimension_numbers)
         matrices = sum(layout.shape[0] for layout in layouts if layout is not None)
         layers = math.sqrt(max(1, matrices))
-        steps = _STEPS_PER_STEP * jnp.asarray(count, jnp.float32)
-        steps += _STEPS_PER_REVERSAL * reversals
-        return jnp.asarray(1 / (_STEPS_PER_LAYER * layers + steps), jnp.float32)
+        return jnp.asarray(1 / (_STEPS_PER_LAYER * layers + age), jnp.float32)
 
     def update_fn(
         updates: optax.Updates,
@@ -95,10 +96,12 @@ def with_automatic_rates(
         moves, after = directions.update(updates, inner, params, **extra_args)
         now = mean_cosine(updates, _momentum(inner), weight_dimension_numbers)
         cosine = (1 - _NEWEST) * state.cosine + _NEWEST * now
+        undecided = jnp.clip(1 - cosine / _ONE_WAY, 0, 1)
         excess = jnp.maximum(0, -cosine - _USUAL_REVERSAL)
         trust = jnp.minimum(1, state.count / _WARM_UP)
-        reversals = state.reversals + trust * excess
-        share = _share(updates, state.count, reversals)
+        age = state.age + _STEPS_PER_STEP * undecided
+        age += _STEPS_PER_REVERSAL * trust * excess
+        share = _share(updates, age)
         if adam_learning_rate is None:
             vector_rate = _VECTOR_STEP * share
         elif callable(adam_learning_rate):
@@ -112,7 +115,7 @@ def with_automatic_rates(
 
         updates = map_leaves(moved, weight_dimension_numbers, moves)
         count = optax.safe_increment(state.count)
-        return updates, (AutomaticRatesState(cosine, count, reversals, share), after)
+        return updates, (AutomaticRatesState(cosine, count, age, share), after)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

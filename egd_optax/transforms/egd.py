@@ -69,16 +69,18 @@ def egd(
     method, Frank–Wolfe's, in the direction that momentum and whitening give):
 
     .. math::
-      s_t = \frac{1}{12 \sqrt{L} + t / 10 + 7 V_t}, \qquad
+      s_t = \frac{1}{12 \sqrt{L} + A_t}, \qquad
       R = 5 \sqrt{\max(1, d_\text{out} / d_\text{in})}, \qquad
       \eta = s R, \qquad \lambda = 1 / R
 
-    with L the number of matrices in the tree and V how much steps have gone back and
-    forth:
+    with L the number of matrices in the tree. A grows by a tenth in a step, so that s
+    falls as 1 / t and noise is averaged away; not where steps lead one way, and sooner
+    where they go back and forth:
 
     .. math::
-      V_t = V_{t-1} + \min(1, t / 100) \, \max(0, -c_t - 0.2), \qquad
-      c_t = 0.9 \, c_{t-1} + 0.1 \cos(G_t, M_{t-1})
+      A_t &= A_{t-1} + \tfrac{1}{10} \max(0, \min(1, 1 - 20 c_t))
+        + 7 \min(1, t / 100) \max(0, -c_t - 0.2) \\
+      c_t &= 0.9 \, c_{t-1} + 0.1 \cos(G_t, M_{t-1})
 
     with the cosine's mean over all matrices. Vectors take Adam at 0.6 s, and from step
     1000 on are drawn back to where they began, by 0.3 s. No singular value comes
@@ -87,7 +89,7 @@ def egd(
     same constants serve two-layer nets on one-hots and on parities, MNIST and
     transformers; what they cost beside settings found for each is in
     ``docs/tuning.md``. ``optax.tree.get(state, "share")`` is s of the last step, and
-    "cosine" and "reversals" are c and V (all in "AutomaticRatesState", if parameters
+    "cosine" and "age" are c and A (all in "AutomaticRatesState", if parameters
     have such names).
 
     With a learning rate of one's own, it has to fall: a step moves every direction of a
