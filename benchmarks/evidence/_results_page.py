@@ -17,6 +17,7 @@ from benchmarks.evidence._rows import rows
 from benchmarks.evidence._search_pages import searches, start_table
 from benchmarks.evidence._summary import Sections, cells_of, front_page, summary
 from benchmarks.evidence._tables import steps_text, table
+from egd_optax.grokking.recipes import RECIPES
 
 HEAD = """\
 # Results
@@ -34,8 +35,9 @@ its Figures 4 and 6 are at the end of the page.
 
 Names that end in `-paper`, `sgd` and `adam` have their source's own settings. Those of
 `egd-auto` and `egd-constant` are the same everywhere, from constants that were chosen
-by hand ([how to tune](tuning.md)). The others were searched on other problems, each
-method with the same trials (`python benchmarks/evidence/search.py`, [how](search.md)).
+by hand ([how to tune](tuning.md)). The others were searched on other problems (MNIST:
+on other splits of its images), each method with the same trials
+(`python benchmarks/evidence/search.py`, [how](search.md)).
 """
 
 FOOT = """\
@@ -92,6 +94,12 @@ class Options:
 
     out: Path = Path(__file__).parents[2]
     """Folder that has docs/ and the README."""
+
+
+def legend() -> str:
+    """What the names of the methods stand for."""
+    lines = [[f"`{name}`", recipe.source] for name, recipe in RECIPES.items()]
+    return table([["method", "what it is"], *lines])
 
 
 def race_section(name: str, cells: list[Cell], published: str) -> str:
@@ -153,7 +161,8 @@ def extra_section(extra: Extra) -> str:
 
 def page(found: Sections) -> str:
     """The whole text."""
-    sections = [HEAD, f"## Overview\n\n{summary(found)}\n"]
+    sections = [HEAD, f"## Methods\n\n{legend()}\n"]
+    sections.append(f"## Overview\n\n{summary(found)}\n")
     if found_by_search := searches():
         sections.append(f"## Search\n\n{found_by_search}")
     sections += [race_section(name, *cells) for name, cells in found.items()]

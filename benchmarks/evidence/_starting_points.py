@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from benchmarks.evidence._cells import RESULTS
+from benchmarks.evidence._families import TO_THE_END
 from benchmarks.shared import read_table
 from egd_optax.grokking.recipes import RECIPES
 
@@ -21,7 +22,12 @@ SHOWN = {
 
 def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]:
     """A line a method: each setting of its chosen trial, and the range that serves."""
-    trials = read_table(RESULTS / "search" / family / "trials.csv")
+    folder = RESULTS / "search" / family
+    # Trials that cross the threshold soon and fall back are nothing to start from.
+    trials, every = (
+        read_table(folder / f"{name}.csv")
+        for name in ("again" if family in TO_THE_END else "trials", "trials")
+    )
     lines = []
     for name in optimizers:
         own = [trial for trial in trials if trial["optimizer"] == name]
@@ -35,10 +41,10 @@ def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]
                 family,
                 f"`{name}`",
                 *(
-                    _with_range(picked[setting], [t[setting] for t in near])
+                    _with_range(picked[setting], [float(t[setting]) for t in near])
                     for setting in SHOWN
                 ),
-                f"{len(near)} of {len(own)}",
+                f"{len(near)} of {sum(t['optimizer'] == name for t in every)}",
             ]
         )
     return lines
@@ -52,9 +58,8 @@ HEAD = [
 ]
 
 
-def _with_range(value: float, values: list[str]) -> str:
-    found = sorted(map(float, values))
-    low, high = found[0], found[-1]
+def _with_range(value: float, values: list[float]) -> str:
+    low, high = min(value, *values), max(value, *values)
     return f"{_short(value)} ({_short(low)}–{_short(high)})"
 
 

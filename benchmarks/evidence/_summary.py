@@ -49,7 +49,7 @@ def overview(sections: Sections) -> str:
     """Who was first, and the methods that a reader will ask for; one line a problem."""
     seconds = seconds_to_generalize(cells_of(sections))
     head = ["problem", "published", "first by steps", *(f"`{n}`" for n in ASKED_FOR)]
-    lines = [[*head, "first by the clock", "plateau of `sgd`"]]
+    lines = [[*head, "first by the clock", "steps of `sgd`"]]
     for name, (cells, published) in sections.items():
         if name.endswith(PLATEAU):
             continue
@@ -59,7 +59,7 @@ def overview(sections: Sections) -> str:
         lines.append(
             [
                 name,
-                published,
+                _in_steps(published, cells[0]),
                 soonest(steps) if complete else UNDER_WAY,
                 *(
                     steps_text(found[n], "first") if n in found else "not run"
@@ -94,6 +94,14 @@ def _soonest_by_the_clock(found: dict[str, float]) -> str:
     if any(map(math.isnan, found.values())):
         return "to be timed"
     return soonest(found, unit=" s")
+
+
+def _in_steps(published: str, cell: Cell) -> str:
+    """What is given in epochs can be set beside the rest."""
+    number, unit = published.split(maxsplit=1)
+    if unit != "epochs":
+        return published
+    return f"{int(number) * cell.record['steps_per_epoch']} steps ({published})"
 
 
 def _number(value: float) -> str:

@@ -75,11 +75,13 @@ def crossing_text(crossing: Crossing, steps_run: int) -> str:
     """The same of any crossing."""
     if math.isinf(crossing.median):
         return f"not within {steps_run}"
+    # Of an even number of seeds it may be a half.
+    median = f"{crossing.median:.1f}".removesuffix(".0")
     if len(crossing.steps) == 1:
-        return f"{crossing.median:.0f}"
+        return median
     low, high = crossing.range
     top = f"{high:.0f}" if math.isfinite(high) else f">{steps_run}"
-    return f"{crossing.median:.0f} ({low:.0f}–{top})"
+    return f"{median} ({low:.0f}–{top})"
 
 
 def _epochs(cell: Cell) -> str:

@@ -4,11 +4,13 @@
     python benchmarks/evidence/clock.py --quick
 
 A race runs for hours, often beside other work, so that its own clock says little. Here
-the recipes of a row take turns, one warm training step each (forward, backward,
-update), and the median counts. Rows whose models and batches have the same shapes
-share one measurement. "seconds" is that median times the median of the steps to the
-threshold in race/ of the same folder, for one seed, without compilation and
-evaluations. Table and picture go to results/clock.csv and clock.png.
+the recipes of a row take turns, one warm epoch of training steps each (forward,
+backward, update) in a compiled loop, as in a race, and the median counts. A step that
+is called alone from Python takes longer (benchmarks/speed/overhead.py). Rows whose
+models and batches have the same shapes share one measurement. "seconds" is the time of
+a step times the median of the steps to the threshold in race/ of the same folder, for
+one seed, without compilation and evaluations. Table and picture go to results/clock.csv
+and clock.png.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from benchmarks import charts
 from benchmarks.evidence._cells import Cell, found_cells
 from benchmarks.evidence._rows import Row, recipes, rows
 from benchmarks.shared import report
-from benchmarks.speed._steps import Training, milliseconds, workbench
+from benchmarks.speed._steps import Training, by_epochs, milliseconds, workbench
 from egd_optax.grokking import figures
 from egd_optax.grokking.recipes import RECIPES
 
@@ -31,22 +33,24 @@ from egd_optax.grokking.recipes import RECIPES
 class Options:
     """Times the steps of every recipe."""
 
-    repeats: int = 30
-    """Steps of each recipe."""
+    repeats: int = 15
+    """Epochs of each recipe."""
     quick: bool = False
-    """Two recipes on one row, two steps."""
+    """Two recipes on one row, two epochs."""
     out: Path = Path(__file__).parent / "results"
     """Folder for clock.csv and clock.png, and of race/."""
 
 
 def step_times(row: Row, names: list[str], repeats: int) -> dict[str, float]:
     """Milliseconds of a warm step of each recipe."""
-    model = workbench(row.name, row.problem)
-    steps = {
-        name: Training(model, RECIPES[name].make(row.problem))
+    steps = workbench(row.name, row.problem)
+    model, count = by_epochs(steps), len(steps.batches)
+    epochs = {
+        name: Training(model, RECIPES[name].make(row.problem), in_a_loop=True)
         for name in track(names, f"compiling {row.name}", transient=True)
     }
-    return milliseconds(steps, model.batches, repeats, max_seconds=60)
+    times = milliseconds(epochs, model.batches, repeats, max_seconds=60)
+    return {name: ms / count for name, ms in times.items()}
 
 
 def main(options: Options) -> None:
@@ -86,7 +90,7 @@ def main(options: Options) -> None:
                 line |= {"steps": f"{steps:.0f}", "seconds": f"{seconds:.3g}"}
                 points[row.name][name] = seconds
             table.append(line)
-    note = f"medians of {repeats} steps; ratio: a step of AdamW is 1"
+    note = f"medians of {repeats} epochs; ratio: a step of AdamW is 1"
     report(table, options.out / "clock.csv", quick=options.quick, note=note)
     picture = charts.rankings(points, x_label="seconds to generalize, one seed")
     name = "clock-quick.png" if options.quick else "clock.png"

@@ -1,4 +1,4 @@
-"""What is whitening worth? One optimizer, eight directions, all else equal.
+"""What is whitening worth? One optimizer, eight directions, each searched alike.
 
     python benchmarks/evidence/ladder.py  # a second, after race.py and clock.py
     python benchmarks/evidence/ladder.py --quick

@@ -78,10 +78,29 @@ def gpt2(width: int, layers: int) -> Model:
     )
 
 
-class Training:
-    """A model in training by one optimizer."""
+def by_epochs(model: Model) -> Model:
+    """The same with all batches of an epoch as one, for steps in a compiled loop."""
+    return dataclasses.replace(
+        model, batches=[jax.tree.map(lambda *each: jnp.stack(each), *model.batches)]
+    )
 
-    def __init__(self, model: Model, optimizer: optax.GradientTransformation):
+
+class Training:
+    """A model in training by one optimizer.
+
+    Args:
+      model: what is trained.
+      optimizer: by what.
+      in_a_loop: a call takes a step for each entry of its batch, in one program.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: optax.GradientTransformation,
+        *,
+        in_a_loop: bool = False,
+    ):
         tx = optax.with_extra_args_support(optimizer)
 
         def update(grads: Any, state: Any, params: Any) -> Any:
@@ -93,12 +112,20 @@ class Training:
         def step(params: Any, state: Any, batch: Any) -> Any:
             return update(model.gradient(params, batch), state, params)
 
+        def steps(params: Any, state: Any, batches: Any) -> Any:
+            def body(carry: Any, batch: Any) -> Any:
+                return step(*carry, batch), None
+
+            return jax.lax.scan(body, (params, state), batches)[0]
+
         self.update = update
         # Its own: a step is given them for good, as in a training loop.
         self.params = jax.tree.map(jnp.copy, model.params)
         self.state = jax.jit(tx.init)(self.params)
         self.step, self.compile_seconds = compiled(
-            step, self.params, self.state, model.batches[0], donated=(0, 1)
+            steps if in_a_loop else step,
+            *(self.params, self.state, model.batches[0]),
+            donated=(0, 1),
         )
 
     def __call__(self, batch: Any) -> Any:

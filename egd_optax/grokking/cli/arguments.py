@@ -82,7 +82,8 @@ class Training(Experiment):
     measures: tuple[str, ...] = ()
     """Evaluated beside accuracy: weight-norm, distance, effective-rank,
     condition-number, alignment, dead-units, fourier-share, fourier-components,
-    fourier-share-of-units, restricted-loss, excluded-loss, key-share."""
+    fourier-share-of-units, answer-share, logit-components, restricted-loss,
+    excluded-loss, key-share."""
 
 
 @dataclasses.dataclass(frozen=True)
