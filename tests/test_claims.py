@@ -148,14 +148,14 @@ def egd_is_first_on_three_bits_and_fails_on_four():
     return first and missing == [(1, 10), (7, 10)]
 
 
-def parities_by_hand_are_ahead_of_all_but_one():
+def parities_by_hand_are_ahead_of_all_searched_but_one():
     said = re.search(
         r"took (\d+) / (\d+) / (\d+) steps and `egd` (\d+) / (\d+) / (\d+),",
         " ".join(FINDINGS.split()),
     )
     numbers = [int(number) for number in said.groups()]
     by_hand = [geometric_mean(some) for some in (numbers[:3], numbers[3:])]
-    first, second = list(steps("parity", RECIPES).items())[:2]
+    first, second = list(steps("parity").items())[:2]
     return first[0] == "five-steps" and max(by_hand) < second[1]
 
 
@@ -170,11 +170,11 @@ def nothing_set_costs_little():
     )
 
 
-def nothing_set_is_second_on_parities():
+def nothing_set_is_first_on_parities():
     found = steps("parity", RECIPES)
     first, second = list(found)[:2]
-    near = found[second] <= 1.2 * found[first]
-    return (first, second) == ("five-steps", "egd-auto") and near
+    near = found[second] <= 1.1 * found[first]
+    return (first, second) == ("egd-auto", "five-steps") and near
 
 
 def all_seeds_but_one_get_there_with_nothing_set_and_stay():
@@ -192,7 +192,7 @@ def nothing_set_is_within_reach_of_searched_settings():
     # The slowest seed in brackets.
     stays = [line["egd-auto sustained"] for line in table]
     return (
-        len(table) == 14
+        len(table) == 18
         and not any("not within" in each or ">" in each for each in stays)
         and 1.5 <= _regret_pages.mean(_regret_pages.untuned_lines(), "egd-auto") <= 1.6
         and _regret_pages.mean(_regret_pages.lines(cells()), "egd-auto") <= 1.5
@@ -200,29 +200,25 @@ def nothing_set_is_within_reach_of_searched_settings():
     )
 
 
-# Those that were in the table before the rule had its last change (commit fbffc29).
-SEEN = (
-    *("add-59", "sub-113", "div-71", "add-97-width-256", "add-97-width-1024"),
-    *("add-97-batch-256", "add-97-batch-1024", "mnist-batch-100"),
-)
+# The others were in the table before the rule had its last change (commit 62fbafc).
+UNSEEN = ("mul-103", "sub-79-train-0.4", "dihedral-48", "parity-3-of-70")
 
 
 def nothing_set_does_as_well_on_problems_run_first_with_the_last_rule():
-    every = list(_regret_pages.untuned_lines())
-    assert {line.problem for line in every} > set(SEEN)
-    new = [line for line in every if line.problem not in SEEN]
+    every = _regret_pages.untuned_lines()
+    new = [line for line in every if line.problem in UNSEEN]
     return (
-        len(new) == 6
+        len(new) == 4
         and all(line.is_solved for line in new)
-        and 1.5 <= _regret_pages.mean(new, "egd-auto") <= 1.6
-        and _regret_pages.worst(new, "egd-auto") == 2
+        and f"{_regret_pages.mean(new, 'egd-auto'):.1f}" == "1.3"
+        and f"{_regret_pages.worst(new, 'egd-auto'):.1f}" == "1.7"
     )
 
 
 def nothing_set_beside_the_soonest_of_each_row():
     nets = [name for family in SMALL for name in ROWS[family]]
     found = _regret_pages.beside_the_soonest(cells(), "egd-auto", nets)
-    return 1.6 <= found <= 1.7
+    return f"{found:.1f}" == "1.5"
 
 
 def nothing_set_is_slow_on_the_symmetric_group():
@@ -406,7 +402,7 @@ CLAIMS = {
     "with a setting searched on the problem itself": (
         nothing_set_is_within_reach_of_searched_settings
     ),
-    "eight of them had been run before": (
+    "fourteen of them had been run before": (
         nothing_set_does_as_well_on_problems_run_first_with_the_last_rule
     ),
     "Beside the soonest tuned method of each row": (
@@ -415,7 +411,9 @@ CLAIMS = {
     "the range goes further down": ranges_go_lower_where_they_ended,
     "That is the first crossing of 85 %": None,
     "with `columns` 7 of 10 seeds fall below": some_fall_back_on_mnist,
-    "took 682 / 1550 / 1984 steps and": parities_by_hand_are_ahead_of_all_but_one,
+    "took 682 / 1550 / 1984 steps and": (
+        parities_by_hand_are_ahead_of_all_searched_but_one
+    ),
     "The four problems modulo 97 (first crossing": (
         what_egd_sets_by_itself_gains_nothing_with_the_transformer
     ),
@@ -424,7 +422,7 @@ CLAIMS = {
     "within 1.6 times of the first": tuning_is_most_of_the_plateau,
     "AdamW and normalized columns, which": cheap_ones_are_near,
     "takes up to 1.5 times the steps of the tuned recipe": nothing_set_costs_little,
-    "second to `five-steps`, within 1.2 times": nothing_set_is_second_on_parities,
+    "on parities it is the first of all": nothing_set_is_first_on_parities,
     "All of its seeds get there": all_seeds_but_one_get_there_with_nothing_set_and_stay,
     "On products in S₅ it takes 2.5 times": nothing_set_is_slow_on_the_symmetric_group,
     "sooner than the best published": nothing_set_is_sooner_than_what_was_published,
@@ -473,7 +471,10 @@ def test_the_numbers_of_which_method_are_those_of_the_tables():
     assert leaving("mnist-1k", "rows") == (2, 10)
     page = " ".join((ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").split())
     assert nothing_set_does_as_well_on_problems_run_first_with_the_last_rule()
-    assert "take × 1.55 in the geometric mean, at most × 2.00" in page
+    new = [x for x in _regret_pages.untuned_lines() if x.problem in UNSEEN]
+    mean, worst = (f(new, "egd-auto") for f in (_regret_pages.mean, _regret_pages.worst))
+    said = f"take × {mean:.2f} in the geometric mean, at most × {worst:.2f}"
+    assert said in page
     nets = [name for family in SMALL for name in ROWS[family]]
     beside = _regret_pages.beside_the_soonest(cells(), "egd-auto", nets)
     assert f"`egd()` takes × {beside:.2f} on nets" in page

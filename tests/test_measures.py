@@ -1,6 +1,8 @@
 """Measures on cases with a known value, and that they leave a run as it is."""
 
 import dataclasses
+import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from egd_optax import (
     egd,
     flax_dimension_numbers,
 )
+from egd_optax.grokking.cli import arguments
 from egd_optax.grokking.measures import MEASURES, measures
 from egd_optax.grokking.problems.arithmetic import modular_arithmetic
 from egd_optax.grokking.problems.groups import group
@@ -252,6 +255,12 @@ def test_a_measure_is_evaluated_after_the_last_step_on_what_it_names():
     assert np.all(np.diff(found["distance"][:, 0]) <= steps[:-1] * 1.001)
     assert found["distance"][0] > 0
     assert np.max(found["mine/apart"]) < 1e-6
+
+
+def test_the_command_line_and_the_page_name_every_measure():
+    page = Path(__file__).parent.parent / "docs" / "laboratory.md"
+    for text in (inspect.getsource(arguments), page.read_text(encoding="utf-8")):
+        assert [name for name in MEASURES if name not in text] == []
 
 
 def test_measures_that_a_task_or_model_does_not_have_are_named():
