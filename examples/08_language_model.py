@@ -6,9 +6,10 @@ the fastest, with a schedule of that length.
 
     OPENBLAS_NUM_THREADS=1 python examples/08_language_model.py
 
-Seen, one seed, two busy CPU cores: test loss after 300 steps AdamW 1.878, Muon 1.598,
-EGD 1.522, `egd()` without a rate 1.489; in the 26 s of AdamW's steps Muon 1.680 (251
-steps), EGD 1.673 (224). One seed of a small model says nothing about large ones.
+Seen, one seed, a busy CPU core: test loss after 300 steps AdamW 1.878, Muon 1.598, EGD
+1.532, `egd()` without a rate 1.529; in the 18 s of AdamW's steps Muon 1.637 (282
+steps), EGD 1.594 (265), `egd()` 1.536 (262). One seed of a small model says nothing
+about large ones.
 """
 
 import sys
