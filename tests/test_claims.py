@@ -271,9 +271,9 @@ def directions_are_worth_as_much():
             for names, (low, high) in bounds.items()
             for name in names
         )
-        and all(0.45 <= time[name] <= 0.5 for name in ("columns", "rows"))
-        and all(time[name] <= 0.55 for name in cheap)
-        and 1.9 <= time["randomized"] <= 2.2
+        and all(0.35 <= time[name] <= 0.4 for name in ("columns", "rows"))
+        and all(time[name] <= 0.46 for name in cheap)
+        and 2.1 <= time["randomized"] <= 2.2
         and 1.25 <= time["five-steps"] <= 1.35
     )
 
@@ -282,12 +282,14 @@ SMALL = ("modular", "parity", "mnist")
 
 
 def a_step_costs_as_much():
-    small = [ratio for family in SMALL for ratio in times_adamw(family, "egd")]
+    nets = [ratio for f in ("modular", "mnist") for ratio in times_adamw(f, "egd")]
+    tiny = times_adamw("parity", "egd")
     large = times_adamw("transformer", "egd")
     cheap = [ratio for family in SMALL for ratio in times_adamw(family, "columns")]
     return (
-        1.35 <= min(large) <= max(large) <= 1.45
-        and 1.9 <= min(small) <= max(small) <= 3.7
+        1.45 <= min(large) <= max(large) <= 1.5
+        and 2.5 <= min(nets) <= max(nets) <= 4.75
+        and 4.5 <= min(tiny) <= max(tiny) <= 17
         and max(cheap) <= 1.1
     )
 
@@ -434,7 +436,9 @@ CLAIMS = {
     "`egd` is the first on 3 bits": egd_is_first_on_three_bits_and_fails_on_four,
     "steps until test accuracy first reaches 95 %": None,
     "the best published result, and plain SGD": None,
-    "takes 1.4 times as long as one of AdamW": a_step_costs_as_much,
+    "takes 1.5 times as long as one of AdamW": a_step_costs_as_much,
+    "one with normalized columns at most 1.1 times": a_step_costs_as_much,
+    "one with `columns` at most 1.1 times": a_step_costs_as_much,
     "first by the clock on one-hots": cheap_ones_are_first_by_the_clock,
     "need less than 0.4 of the time": cheap_ones_need_little_on_mnist,
     "`egd-grok race … --settings": None,
@@ -463,7 +467,7 @@ def test_the_numbers_of_which_method_are_those_of_the_tables():
     assert found == (f"{means['columns']:.0f}", f"{means['egd']:.0f}")
     assert "within 1.6 times the steps" in page
     # As README says.
-    assert "takes 1.9 to 3.7 times as long as one of AdamW on small nets" in page
+    assert "takes 2.5 to 17 times as long as one of AdamW on small nets" in page
     assert "within 1.1 times of the first on MNIST" in page
     assert "7 of 10 seeds cross the threshold and fall below" in page
     assert leaving("mnist-1k", "columns") == (7, 10)
@@ -472,7 +476,9 @@ def test_the_numbers_of_which_method_are_those_of_the_tables():
     page = " ".join((ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").split())
     assert nothing_set_does_as_well_on_problems_run_first_with_the_last_rule()
     new = [x for x in _regret_pages.untuned_lines() if x.problem in UNSEEN]
-    mean, worst = (f(new, "egd-auto") for f in (_regret_pages.mean, _regret_pages.worst))
+    mean, worst = (
+        f(new, "egd-auto") for f in (_regret_pages.mean, _regret_pages.worst)
+    )
     said = f"take × {mean:.2f} in the geometric mean, at most × {worst:.2f}"
     assert said in page
     nets = [name for family in SMALL for name in ROWS[family]]
@@ -626,6 +632,10 @@ def test_the_finals_with_the_transformer_are_those_of_the_search():
         for name, line in list(found.items())[: list(found).index("adamw") + 1]
     ]
     assert found["delayed-frobenius"]["a · b mod 83"] == "inf"
+    # On a · b alone the races of what was searched are all there.
+    for name in TUNED:
+        assert math.isfinite(np.median(of_seeds(name, "transformer-mul-97")))
+    assert "all searched ones get there" in FINDINGS
     # What it gets on these it does not get on a − b.
     assert math.isfinite(float(found["columns"]["a · b mod 83"]))
     assert math.isfinite(float(found["columns"]["a / b mod 83"]))
