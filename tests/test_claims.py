@@ -648,7 +648,7 @@ def test_the_finals_with_the_transformer_are_those_of_the_search():
     }
     with_muons = f"{float(exchanged['muon']['egd']):.0f}"
     with_egds = f"{float(exchanged['egd']['muon']):.0f}"
-    assert f"with the numbers of `muon`, `egd` takes {with_muons}," in text
+    assert f"with the settings of `muon`, `egd` takes {with_muons}," in text
     assert f"with those of `egd`, `muon` takes {with_egds} (" in text
     each_with = [
         f"{float(exchanged[of][name]):.0f}"
