@@ -7,9 +7,8 @@ the fastest, with a schedule of that length.
     OPENBLAS_NUM_THREADS=1 python examples/08_language_model.py
 
 Seen, one seed, a busy CPU core: test loss after 300 steps AdamW 1.878, Muon 1.598, EGD
-1.532, `egd()` without a rate 1.529; in the 18 s of AdamW's steps Muon 1.637 (282
-steps), EGD 1.594 (265), `egd()` 1.536 (262). One seed of a small model says nothing
-about large ones.
+1.532, `egd()` 1.529; in the 18 s of AdamW's steps 1.637 (282 steps), 1.594 (265) and
+1.536 (262). One seed of a small model says nothing about large ones.
 """
 
 import sys

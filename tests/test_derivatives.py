@@ -167,9 +167,11 @@ def test_two_steps_of_each_transformation(rng, name):
             (gradient,) = jax.linear_transpose(derivative, x)(1.0)
             return value, derivative(dx), gradient
 
-        above, below = (results(optax.tree.add_scale(x, h, dx))[0] for h in (H, -H))
+        # The share of egd() is float32 here, too.
+        h, rtol = (1e-3, 1e-3) if name == "egd()" else (H, 1e-6)
+        above, below = (results(optax.tree.add_scale(x, k, dx))[0] for k in (h, -h))
         _, forward, gradient = results(x)
-        np.testing.assert_allclose(forward, (above - below) / (2 * H), rtol=1e-6)
+        np.testing.assert_allclose(forward, (above - below) / (2 * h), rtol=rtol)
         np.testing.assert_allclose(optax.tree.vdot(gradient, dx), forward, rtol=1e-9)
         zeros = optax.tree.zeros_like(x)
         one = jax.tree.map(lambda leaf: leaf.at[..., 0].set(1), zeros)
