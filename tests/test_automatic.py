@@ -92,6 +92,27 @@ def test_steps_are_those_of_the_docstring(tree, rng):
         np.testing.assert_allclose(params[name], value, atol=2e-5)
 
 
+def test_the_share_follows_the_angle_of_gradients_that_agree(tree):
+    across = jnp.roll(tree["in"], 1) - tree["in"]
+    first = tree["in"] / jnp.linalg.norm(tree["in"])
+    across -= jnp.vdot(first, across) * first
+    across /= jnp.linalg.norm(across)
+    tx, params = egd(), {"in": tree["in"]}
+    _, state = tx.update({"in": first}, tx.init(params), params)
+
+    def share_at(angle):
+        second = jnp.cos(angle) * first + jnp.sin(angle) * across
+        _, after = tx.update({"in": second}, state, params)
+        return optax.tree.get(after, "share")
+
+    # c is a tenth of the angle's cosine.
+    angle = 1.3
+    value, slope = jax.value_and_grad(share_at)(angle)
+    age = 0.1 + 0.1 * (1 - 2 * math.cos(angle))
+    assert value == pytest.approx(1 / (12 + age), rel=1e-6)
+    assert slope == pytest.approx(-0.2 * math.sin(angle) / (12 + age) ** 2, rel=1e-4)
+
+
 def test_after_100_steps_reversals_count_in_full(tree):
     tx = egd()
     _, state = tx.update(tree, tx.init(tree), tree)

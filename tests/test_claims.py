@@ -204,9 +204,12 @@ def nothing_set_is_within_reach_of_searched_settings():
 UNSEEN = ("mul-103", "sub-79-train-0.4", "dihedral-48", "parity-3-of-70")
 
 
+def unseen_lines():
+    return [x for x in _regret_pages.untuned_lines() if x.problem in UNSEEN]
+
+
 def nothing_set_does_as_well_on_problems_run_first_with_the_last_rule():
-    every = _regret_pages.untuned_lines()
-    new = [line for line in every if line.problem in UNSEEN]
+    new = unseen_lines()
     return (
         len(new) == 4
         and all(line.is_solved for line in new)
@@ -475,12 +478,9 @@ def test_the_numbers_of_which_method_are_those_of_the_tables():
     assert leaving("mnist-1k", "rows") == (2, 10)
     page = " ".join((ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").split())
     assert nothing_set_does_as_well_on_problems_run_first_with_the_last_rule()
-    new = [x for x in _regret_pages.untuned_lines() if x.problem in UNSEEN]
-    mean, worst = (
-        f(new, "egd-auto") for f in (_regret_pages.mean, _regret_pages.worst)
-    )
-    said = f"take × {mean:.2f} in the geometric mean, at most × {worst:.2f}"
-    assert said in page
+    mean = f"× {_regret_pages.mean(unseen_lines(), 'egd-auto'):.2f}"
+    worst = f"× {_regret_pages.worst(unseen_lines(), 'egd-auto'):.2f}"
+    assert f"take {mean} in the geometric mean, at most {worst}" in page
     nets = [name for family in SMALL for name in ROWS[family]]
     beside = _regret_pages.beside_the_soonest(cells(), "egd-auto", nets)
     assert f"`egd()` takes × {beside:.2f} on nets" in page

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from benchmarks.evidence._cells import RESULTS
-from benchmarks.evidence._families import TO_THE_END
+from benchmarks.evidence._families import FAMILIES, TO_THE_END
 from benchmarks.shared import read_table
 from egd_optax.grokking.recipes import RECIPES
 
@@ -22,13 +22,10 @@ SHOWN = {
 
 def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]:
     """A line a method: each setting of its chosen trial, and the range that serves."""
-    folder = RESULTS / "search" / family
     # Trials that cross the threshold soon and fall back are nothing to start from.
-    trials, every = (
-        read_table(folder / f"{name}.csv")
-        for name in ("again" if family in TO_THE_END else "trials", "trials")
-    )
-    lines = []
+    name = "again" if family in TO_THE_END else "trials"
+    trials = read_table(RESULTS / "search" / family / f"{name}.csv")
+    search, lines = FAMILIES[family], []
     for name in optimizers:
         own = [trial for trial in trials if trial["optimizer"] == name]
         if not own:
@@ -44,7 +41,7 @@ def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]
                     _with_range(picked[setting], [float(t[setting]) for t in near])
                     for setting in SHOWN
                 ),
-                f"{len(near)} of {sum(t['optimizer'] == name for t in every)}",
+                f"{len(near)} of {search.trials + search.refined}",
             ]
         )
     return lines
