@@ -58,4 +58,4 @@ notebooks: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv runs docs/_build docs/_generated
+	rm -rf .venv runs docs/_build

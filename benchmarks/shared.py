@@ -1,4 +1,4 @@
-"""How every benchmark shows and keeps its table."""
+"""How every benchmark shows and keeps its table, and pages take it up."""
 
 import csv
 import os
@@ -91,3 +91,18 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return []
     _, *lines = path.read_text().splitlines()
     return list(csv.DictReader(lines))
+
+
+def markdown(lines: Iterable[Iterable[object]]) -> str:
+    """A table; the first line is the head."""
+    head, *body = ([str(field) for field in line] for line in lines)
+    rule = ["---"] * len(head)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """A page with its generated part as it is now."""
+    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = text.split(marks[0])
+    after = rest.split(marks[1])[1]
+    return "\n\n".join([before + marks[0], part, marks[1] + after])

@@ -1,10 +1,9 @@
-"""Draws the pictures of docs/concepts.md, and turns results into tables.
+"""Draws the pictures of docs/concepts.md.
 
 python docs/pictures.py
 """
 
 import contextlib
-import csv
 from pathlib import Path
 
 import jax
@@ -21,7 +20,6 @@ from egd_optax import (
 )
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "speed" / "results"
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
 
@@ -102,95 +100,9 @@ def switch():
         )
 
 
-def table(name, source, columns, rows=None):
-    """A CSV of the results as a table of a page."""
-    lines = [line for line in source.open() if not line.startswith("#")]
-    records = list(csv.DictReader(lines))[:rows]
-    text = [" | ".join(columns.values()), " | ".join("---" for _ in columns)]
-    text += [
-        " | ".join(record[c] or "not reached" for c in columns) for record in records
-    ]
-    (HERE / "_generated").mkdir(exist_ok=True)
-    page = "".join(f"| {line} |\n" for line in text)
-    (HERE / "_generated" / name).write_text(page)
-
-
 def main():
     for picture in (whitening, decay, switch):
         picture()
-    table(
-        "whitening.md",
-        RESULTS / "whitening.csv",
-        {
-            "m": "rows",
-            "n": "columns",
-            "condition": "condition number",
-            "error_eigh": "error",
-            "error_svd": "error of the SVD",
-            "rounded_right": "entries rounded right",
-            "ms_eigh": "ms",
-            "ms_svd": "ms of the SVD",
-        },
-        rows=24,
-    )
-    table(
-        "products.md",
-        RESULTS / "products.csv",
-        {
-            "condition": "condition number",
-            "steps": "steps",
-            "error": "error",
-            "error_svd": "error of the SVD",
-            "error_half_rank": "error at half the rank",
-            "error_cheap": "error of the cheap mode",
-        },
-    )
-    table(
-        "overhead.md",
-        RESULTS / "overhead.csv",
-        {
-            "model": "model",
-            "step": "step",
-            "ms": "ms",
-            "ratio": "ratio",
-            "to": "to",
-            "compile s": "seconds to compile",
-        },
-    )
-    table(
-        "busy.md",
-        RESULTS / "busy.csv",
-        {"cores": "cores", "set": "set", "ms": "ms an update", "ratio": "ratio"},
-    )
-    table(
-        "sweep.md",
-        RESULTS / "sweep.csv",
-        {
-            "seeds": "seeds",
-            "seeds are": "the seeds are",
-            "ms a step": "ms a step",
-            "time": "time, one seed = 1",
-            "seeds/s": "runs a second",
-        },
-    )
-    table(
-        "start.md",
-        RESULTS / "start.csv",
-        {
-            "optimizer": "optimizer",
-            "cache": "cache",
-            "whole s": "start to finish",
-            "import s": "import",
-            "compile s": "compile",
-            "run s": "run",
-            "rest s": "rest",
-        },
-    )
-    table(
-        "sweep-devices.md",
-        RESULTS / "sweep-devices.csv",
-        {"devices": "devices", "seeds": "seeds", "runs/min": "runs a minute"},
-    )
 
 
 if __name__ == "__main__":

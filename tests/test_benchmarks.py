@@ -242,9 +242,13 @@ def test_plateaus_alone_have_pictures_too(tmp_path, monkeypatch):
 
 def test_the_pages_are_what_the_results_say():
     from benchmarks.evidence import _results_page
+    from benchmarks.speed import _performance_page
 
-    for path, text in _results_page.written_pages(BENCHMARKS.parent).items():
-        assert path.read_text() == text, HOW_TO
+    pages = _results_page.written_pages(BENCHMARKS.parent)
+    for path, text in pages.items():
+        assert path.read_text() == text, HOW_TO.format("evidence/_results_page")
+    how = HOW_TO.format("speed/_performance_page")
+    assert _performance_page.PAGE.read_text() == _performance_page.written_page(), how
 
 
-HOW_TO = "run: python benchmarks/evidence/_results_page.py"
+HOW_TO = "run: python benchmarks/{}.py"

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from benchmarks.evidence._cells import RESULTS, Cell
 from benchmarks.evidence._means import geometric_mean
 from benchmarks.evidence._rows import rows
-from benchmarks.evidence._tables import steps_text, table
-from benchmarks.shared import read_table
+from benchmarks.evidence._tables import steps_text
+from benchmarks.shared import markdown, read_table
 from egd_optax.grokking.recipes import TUNED
 from egd_optax.grokking.search.trials import counted
 
@@ -65,7 +65,7 @@ def nothing_set(cells: Cells) -> str:
     means = [f"× {mean(every, n):.2f}, at most {worst(every, n):.2f}" for n in UNTUNED]
     head = ["problem", "`egd`, searched", *UNTUNED.values()]
     parts = [
-        table(
+        markdown(
             [
                 head,
                 *body,
@@ -78,7 +78,7 @@ def nothing_set(cells: Cells) -> str:
             "Each constant halved and doubled, all else as it is: steps on development "
             "problems, `inf` where most of three seeds did not get there "
             "(`python benchmarks/evidence/sensitivity.py`):",
-            table([list(bears[0]), *(list(line.values()) for line in bears)]),
+            markdown([list(bears[0]), *(list(line.values()) for line in bears)]),
         ]
     return "\n\n".join(parts)
 

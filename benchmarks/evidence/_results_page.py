@@ -16,7 +16,8 @@ from benchmarks.evidence._regret_pages import nothing_set
 from benchmarks.evidence._rows import rows
 from benchmarks.evidence._search_pages import searches, start_table
 from benchmarks.evidence._summary import Sections, cells_of, front_page, summary
-from benchmarks.evidence._tables import steps_text, table
+from benchmarks.evidence._tables import steps_text
+from benchmarks.shared import markdown, with_part
 from egd_optax.grokking.recipes import RECIPES
 
 HEAD = """\
@@ -99,7 +100,7 @@ class Options:
 def legend() -> str:
     """What the names of the methods stand for."""
     lines = [[f"`{name}`", recipe.source] for name, recipe in RECIPES.items()]
-    return table([["method", "what it is"], *lines])
+    return markdown([["method", "what it is"], *lines])
 
 
 def race_section(name: str, cells: list[Cell], published: str) -> str:
@@ -135,7 +136,7 @@ def race_section(name: str, cells: list[Cell], published: str) -> str:
         f"{question['settings']['max_steps']} steps. Best published: {published}.\n\n"
         f"`python benchmarks/evidence/race.py --rows {row}{plateau}`, commit "
         f"{', '.join(commits)}, on {' and '.join(machines)}\n\n"
-        f"{table(lines)}\n\n"
+        f"{markdown(lines)}\n\n"
         f"{picture}"
     )
 
@@ -150,7 +151,7 @@ def extra_section(extra: Extra) -> str:
         f"![{extra.title}](../benchmarks/evidence/results/{picture})"
         for picture in extra.pictures
     ]
-    shows = "\n\n".join([table([head, *shown]), *images])
+    shows = "\n\n".join([markdown([head, *shown]), *images])
     return (
         f"## {extra.title}\n\n`python benchmarks/evidence/{extra.name}.py`, on "
         f"{machine.removeprefix('# ')}; from "
@@ -182,14 +183,6 @@ def race_results() -> Sections:
         name: (cells, published[name.removesuffix(PLATEAU)])
         for name, cells in found_cells(RESULTS / "race", published).items()
     }
-
-
-def with_part(text: str, name: str, part: str) -> str:
-    """A page with its generated part as it is now."""
-    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, rest = text.split(marks[0])
-    after = rest.split(marks[1])[1]
-    return "\n\n".join([before + marks[0], part, marks[1] + after])
 
 
 def written_pages(root: Path) -> dict[Path, str]:

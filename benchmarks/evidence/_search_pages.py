@@ -4,7 +4,7 @@ from benchmarks.evidence._families import FAMILIES, FINALISTS, TO_THE_END
 from benchmarks.evidence._searched import searched
 from benchmarks.evidence._starting_points import HEAD, WITHIN, starting_points
 from benchmarks.evidence._summary import ASKED_FOR
-from benchmarks.evidence._tables import table
+from benchmarks.shared import markdown
 
 _FOLDER = "../benchmarks/evidence/results/search"
 
@@ -25,7 +25,7 @@ def searches() -> str:
             "the same steps, with three other seeds; the table has the best of them, "
             f"medians of the steps {_counted(family)} "
             f"([all trials]({_FOLDER}/{family}/trials.csv)).",
-            table([list(found[0]), *(list(line.values()) for line in found)]),
+            markdown([list(found[0]), *(list(line.values()) for line in found)]),
             f"![Expected best after so many trials]({_FOLDER}/{family}/tune.png)",
         ]
     return "\n\n".join(parts) + "\n" if parts else ""
@@ -54,5 +54,5 @@ def start_table() -> str:
         "What it found for each family of problems, and in brackets the range of it "
         f"and of the trials (one seed) that came within {WITHIN} times the best, with "
         "the transformer by the steps from which accuracy held until the end:\n\n"
-        f"{table([HEAD, *lines])}"
+        f"{markdown([HEAD, *lines])}"
     )

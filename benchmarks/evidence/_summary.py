@@ -7,7 +7,8 @@ from benchmarks.evidence._families import FAMILIES
 from benchmarks.evidence._means import family_means, seconds_to_generalize
 from benchmarks.evidence._rows import by_family, recipes, rows
 from benchmarks.evidence._searched import searched
-from benchmarks.evidence._tables import steps_text, table
+from benchmarks.evidence._tables import steps_text
+from benchmarks.shared import markdown
 from egd_optax.grokking.recipes import RECIPES, settings_to_json
 
 ROWS = {row.name: row for row in rows("full")}
@@ -42,7 +43,7 @@ def development() -> str:
         ]
         if ranked:
             lines.append([family, ", ".join(ranked)])
-    return table(lines) if len(lines) > 1 else ""
+    return markdown(lines) if len(lines) > 1 else ""
 
 
 def overview(sections: Sections) -> str:
@@ -77,7 +78,7 @@ def overview(sections: Sections) -> str:
                 _plateau(name, sections),
             ]
         )
-    return table(lines)
+    return markdown(lines)
 
 
 def soonest(found: dict[str, float], unit: str = "") -> str:
@@ -122,7 +123,7 @@ def leaders(sections: Sections, count: int = 4) -> str:
                 ", ".join(f"{each} s" for each in by_clock[:count]) or "to be timed",
             ]
         )
-    return table(lines)
+    return markdown(lines)
 
 
 def families(sections: Sections, kind: str) -> str:
@@ -134,7 +135,7 @@ def families(sections: Sections, kind: str) -> str:
         if not _all_raced(family, sections):
             tuned += f", races {UNDER_WAY}"
         lines.append([family, tuned, ", ".join(ranked) or "to be timed"])
-    return table(lines)
+    return markdown(lines)
 
 
 def _rankings(sections: Sections, kind: str) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """The table and the pictures of a race over many problems."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +87,3 @@ def crossing_text(crossing: Crossing, steps_run: int) -> str:
 def _epochs(cell: Cell) -> str:
     epochs = cell.crossing("first").epochs.median
     return "" if math.isinf(epochs) else f"{epochs:.0f}"
-
-
-def table(lines: Iterable[Iterable[object]]) -> str:
-    """In Markdown; the first line is the head."""
-    head, *body = ([str(field) for field in line] for line in lines)
-    rule = ["---"] * len(head)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
