@@ -47,15 +47,21 @@ def _processor() -> str:
 
 
 def report(
-    rows: Sequence[Mapping[str, object]], path: Path, *, quick: bool, note: str
+    rows: Sequence[Mapping[str, object]],
+    path: Path,
+    *,
+    quick: bool,
+    note: str,
+    measured: str | None = None,
 ) -> None:
     """Prints the rows as a table and writes them to ``path``.
 
-    A quick run goes to a file of its own: it must not replace a full one.
+    A quick run goes to a file of its own: it must not replace a full one. ``measured``
+    names machine and commit of a table that is made of an earlier one (None: these).
     """
     if quick:
         path = path.with_stem(f"{path.stem}-quick")
-    origin = f"{machine()}, commit {commit()}; {note}"
+    origin = f"{measured or f'{machine()}, commit {commit()}'}; {note}"
     console = Console(width=110)
     table = Table(*rows[0], caption=origin)
     for row in rows:
@@ -83,6 +89,12 @@ def fail(script: str, message: str, status: int = 2) -> NoReturn:
     """Ends the script with one line on standard error."""
     print(f"{script}: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+def measured_on(path: Path) -> str:
+    """Machine and commit of a table that :func:`report` wrote."""
+    with path.open() as file:
+        return file.readline().removeprefix("# ").partition(";")[0]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

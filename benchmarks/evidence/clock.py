@@ -10,7 +10,9 @@ is called alone from Python takes longer (benchmarks/speed/overhead.py). Rows wh
 models and batches have the same shapes share one measurement. "seconds" is the time of
 a step times the median of the steps to the threshold in race/ of the same folder, for
 one seed, without compilation and evaluations. Table and picture go to results/clock.csv
-and clock.png.
+and clock.png. All steps are timed in one run and stand in results/clock/times.csv:
+where it has all recipes, nothing is timed again, and only what the races say is taken
+anew; delete it to have all timed again.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ from rich.progress import track
 from benchmarks import charts
 from benchmarks.evidence._cells import Cell, found_cells
 from benchmarks.evidence._rows import Row, recipes, rows
-from benchmarks.shared import report
+from benchmarks.shared import measured_on, read_table, report
 from benchmarks.speed._steps import Training, by_epochs, milliseconds, workbench
 from egd_optax.grokking import figures
 from egd_optax.grokking.recipes import RECIPES
@@ -53,45 +55,72 @@ def step_times(row: Row, names: list[str], repeats: int) -> dict[str, float]:
     return {name: ms / count for name, ms in times.items()}
 
 
+def time_all(
+    chosen: list[Row], every: dict[str, list[str]], repeats: int
+) -> list[dict[str, object]]:
+    """A line for each recipe of each row, measured in one run."""
+    alike: dict[str, list[Row]] = {}
+    for row in chosen:
+        alike.setdefault(_shapes(row), []).append(row)
+    table: list[dict[str, object]] = []
+    for same in alike.values():
+        asked = dict.fromkeys(name for row in same for name in every[row.name])
+        times = step_times(same[0], list(asked), repeats)
+        for row in same:
+            for name in every[row.name]:
+                ms = times.get(name)
+                line = {
+                    "row": row.name,
+                    "recipe": name,
+                    "ms": f"{ms:.4g}" if ms else "skipped",
+                    "ratio": f"{ms / times['adamw']:.2f}" if ms else "",
+                }
+                table.append(line)
+    return table
+
+
+def times_of(options: Options, chosen: list[Row], every: dict[str, list[str]]) -> Path:
+    """The table of all times, measured where it lacks one."""
+    path = options.out / "clock" / ("times-quick.csv" if options.quick else "times.csv")
+    there = {(line["row"], line["recipe"]) for line in read_table(path)}
+    asked = {(row, name) for row, names in every.items() for name in names}
+    if options.quick or not asked <= there:
+        repeats = 2 if options.quick else options.repeats
+        times = time_all(chosen, every, repeats)
+        note = f"medians of {repeats} epochs; ratio: a step of AdamW is 1"
+        report(times, path, quick=False, note=note)
+    return path
+
+
 def main(options: Options) -> None:
     chosen = list(rows("full"))[: 1 if options.quick else None]
-    repeats = 2 if options.quick else options.repeats
-    cells = found_cells(options.out / "race", [row.name for row in chosen])
     every = {
         row.name: ["egd", "adamw"] if options.quick else recipes("full", row)
         for row in chosen
     }
-    alike: dict[str, list[Row]] = {}
-    for row in chosen:
-        alike.setdefault(_shapes(row), []).append(row)
-    measured: dict[str, dict[str, float]] = {}
-    table, points = [], {}
-    for row in chosen:
-        names, shapes = every[row.name], _shapes(row)
-        if shapes not in measured:
-            asked = dict.fromkeys(n for r in alike[shapes] for n in every[r.name])
-            measured[shapes] = step_times(row, list(asked), repeats)
-        times = measured[shapes]
-        raced = {cell.recipe: cell for cell in cells.get(row.name, ())}
-        points[row.name] = {}
-        for name in names:
-            steps = _steps(raced.get(name))
-            ms = times.get(name)
-            line = {
-                "row": row.name,
-                "recipe": name,
-                "ms": f"{ms:.3g}" if ms else "skipped",
-                "ratio": f"{ms / times['adamw']:.2f}" if ms else "",
-                "steps": "",
-                "seconds": "",
-            }
-            if ms and math.isfinite(steps):
-                seconds = ms * steps / 1e3
-                line |= {"steps": f"{steps:.0f}", "seconds": f"{seconds:.3g}"}
-                points[row.name][name] = seconds
-            table.append(line)
-    note = f"medians of {repeats} epochs; ratio: a step of AdamW is 1"
-    report(table, options.out / "clock.csv", quick=options.quick, note=note)
+    path = times_of(options, chosen, every)
+    races = found_cells(options.out / "race", every)
+    raced = {(row, cell.recipe): cell for row in races for cell in races[row]}
+    points: dict[str, dict[str, float]] = {row: {} for row in every}
+    table: list[dict[str, object]] = []
+    for time in read_table(path):
+        row, name = time["row"], time["recipe"]
+        if name not in every[row]:
+            continue
+        steps, seconds = _steps(raced.get((row, name))), ""
+        if time["ratio"] and math.isfinite(steps):
+            points[row][name] = float(time["ms"]) * steps / 1e3
+            seconds = f"{points[row][name]:.3g}"
+        table.append(
+            {**time, "steps": f"{steps:.0f}" if seconds else "", "seconds": seconds}
+        )
+    report(
+        table,
+        options.out / "clock.csv",
+        quick=options.quick,
+        note="ratio: a step of AdamW is 1; seconds of one seed",
+        measured=measured_on(path),
+    )
     picture = charts.rankings(points, x_label="seconds to generalize, one seed")
     name = "clock-quick.png" if options.quick else "clock.png"
     figures.save(picture, options.out / name)
