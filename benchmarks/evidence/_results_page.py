@@ -29,10 +29,11 @@ again. Both are medians over the seeds, with the range in brackets. All methods 
 row had the same budget of steps. On MNIST all of it was run. Elsewhere a run stopped
 early: with the transformer each seed once it had stayed above the threshold for 20
 evaluations, on one-hots and parities all seeds once all of them had. *Final* is the
-median test accuracy at the last step. Rows that end in `-plateau` are the plain
-optimizer of the paper, run until it generalizes, evaluated every 10 epochs. The
-pictures of the rows are what the EGD paper has in its Figures 1 to 3, for all methods;
-its Figures 4 and 6 are at the end of the page.
+median test accuracy at the last step. A + behind a commit says that some file was
+changed when the row was run, if only a table that the runs before it had left. Rows
+that end in `-plateau` are the plain optimizer of the paper, run until it generalizes,
+evaluated every 10 epochs. The pictures of the rows are what the EGD paper has in its
+Figures 1 to 3, for all methods; its Figures 4 and 6 are at the end of the page.
 
 Names that end in `-paper`, `sgd` and `adam` have their source's own settings. Those of
 `egd-auto` and `egd-constant` are the same everywhere, from constants that were chosen
@@ -41,6 +42,7 @@ on other splits of its images), each method with the same trials
 (`python benchmarks/evidence/search.py`, [how](search.md)).
 """
 
+STEPS = "![Steps to generalize](../benchmarks/evidence/results/race/steps.png)"
 FOOT = """\
 ---
 
@@ -58,6 +60,7 @@ class Extra:
     pictures: tuple[str, ...]
     recipe: str | None = None  # the table's lines of that one alone
     lines: int = 14  # at most; a longer table is shown in steps
+    legend: str = ""  # of columns that do not say what they are
 
 
 EXTRA = (
@@ -66,13 +69,15 @@ EXTRA = (
     Extra(
         "Seconds to generalize",
         "clock",
-        ("race/steps.png", "clock.png"),
+        ("clock.png",),
         recipe="egd",  # all are in the picture
     ),
     Extra(
         "The two-feature problem",
         "toy",
         ("toy-error.png", "toy-plateau.png"),
+        legend="*First* is the step at which the error is 1 % for the first time, *for "
+        "good* the one after which it stays below.",
     ),
     Extra(
         "Singular values of the hidden layer's gradient",
@@ -83,6 +88,8 @@ EXTRA = (
         "Labels that change under way",
         "nonstationary",
         ("nonstationary.png",),
+        legend="*Area* is the mean train accuracy over the run, *over the base* how "
+        "many times that of the same optimizer without whitening.",
     ),
 )
 # Where generated parts stand in pages that are otherwise written by hand.
@@ -151,7 +158,8 @@ def extra_section(extra: Extra) -> str:
         f"![{extra.title}](../benchmarks/evidence/results/{picture})"
         for picture in extra.pictures
     ]
-    shows = "\n\n".join([markdown([head, *shown]), *images])
+    parts = [extra.legend, markdown([head, *shown]), *images]
+    shows = "\n\n".join(filter(None, parts))
     return (
         f"## {extra.title}\n\n`python benchmarks/evidence/{extra.name}.py`, on "
         f"{machine.removeprefix('# ')}; from "
@@ -163,7 +171,7 @@ def extra_section(extra: Extra) -> str:
 def page(found: Sections) -> str:
     """The whole text."""
     sections = [HEAD, f"## Methods\n\n{legend()}\n"]
-    sections.append(f"## Overview\n\n{summary(found)}\n")
+    sections.append(f"## Overview\n\n{summary(found)}\n\n{STEPS}\n")
     if found_by_search := searches():
         sections.append(f"## Search\n\n{found_by_search}")
     sections += [race_section(name, *cells) for name, cells in found.items()]

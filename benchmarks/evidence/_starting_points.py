@@ -1,6 +1,7 @@
 """Settings to start from: the best of a search, and how far one may be from it."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -42,6 +43,7 @@ def starting_points(family: str, optimizers: tuple[str, ...]) -> list[list[str]]
                     for setting in SHOWN
                 ),
                 f"{len(near)} of {search.trials + search.refined}",
+                str(sum(_is_solved(trial) for trial in own)),
             ]
         )
     return lines
@@ -52,7 +54,13 @@ HEAD = [
     "method",
     *SHOWN.values(),
     "trials within",
+    "solved all",
 ]
+
+
+def _is_solved(trial: Mapping[str, str]) -> bool:
+    steps = [trial[name] for name in trial if name.startswith("steps ")]
+    return all(each not in ("", "inf") for each in steps)
 
 
 def _with_range(value: float, values: list[float]) -> str:

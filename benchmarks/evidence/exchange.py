@@ -6,10 +6,10 @@
 Exact factor, five rough steps, leading directions and optax's Muon had the same trials
 with the transformer, and found different settings. Here each runs with what every other
 one found (of the rank its own), on the development problems and with the seeds of the
-finals, to the end of the budget: a column of the table tells directions apart, all
-else equal, a line what the search missed. Nothing is chosen by it. Scores are those of
-the finals: the geometric mean of the steps from which held-out accuracy holds, a seed
-without any counting as twice the budget. Table: results/exchange.csv; what is done
+finals, to the end of the budget: a line of the table tells directions apart, all
+else equal, a column what the search missed. Nothing is chosen by it. Scores are those
+of the finals: the geometric mean of the steps from which held-out accuracy holds, a
+seed without any counting as twice the budget. Table: results/exchange.csv; what is done
 stands in results/search/transformer/exchange.csv and is not run again.
 """
 

@@ -83,8 +83,9 @@ def egd(
       c_t &= 0.9 \, c_{t-1} + 0.1 \cos(G_t, M_{t-1})
 
     with the cosine's mean over all matrices. Vectors take Adam at 0.6 s, and from step
-    1000 on are drawn back to where they began, by 0.3 s. No singular value comes
-    to more than R, which is as regularizing as decay is elsewhere: a regression whose
+    1000 on are drawn back to where they began, by 0.3 s. No singular value that
+    starts within R leaves it, larger ones shrink to it (Chen, Li and Liu, arXiv
+    2506.15054), which is as regularizing as decay is elsewhere: a regression whose
     solution lies outside of the ball needs a learning rate and a decay of its own. The
     same constants serve two-layer nets on one-hots and on parities, MNIST and
     transformers; what they cost beside settings found for each is in
@@ -156,8 +157,8 @@ def egd(
     2510.04930, for the whitening; momentum, decoupled decay and AdamW for the rest
     are this package's. Steps to the edge of a ball of the spectral norm: Pethick et
     al., *Training Deep Learning Models with Norm-Constrained LMOs*, arXiv 2502.07529;
-    the cosine that shortens the steps is Pflug's statistic (Monatshefte für Mathematik
-    110, 1990; Chee and Toulis, arXiv 1710.06382); the share and its fall are this
+    the cosine that shortens the steps is after Pflug's statistic (Monatshefte für
+    Mathematik 110, 1990; Chee and Toulis, arXiv 1710.06382); the share and its fall are this
     package's.
     """
     # Negative rates climb. A negative decay would be a sign mistaken.
