@@ -158,8 +158,8 @@ def egd(
     are this package's. Steps to the edge of a ball of the spectral norm: Pethick et
     al., *Training Deep Learning Models with Norm-Constrained LMOs*, arXiv 2502.07529;
     the cosine that shortens the steps is after Pflug's statistic (Monatshefte für
-    Mathematik 110, 1990; Chee and Toulis, arXiv 1710.06382); the share and its fall are this
-    package's.
+    Mathematik 110, 1990; Chee and Toulis, arXiv 1710.06382); the share and its fall are
+    this package's.
     """
     # Negative rates climb. A negative decay would be a sign mistaken.
     automatic = learning_rate is None
