@@ -72,6 +72,8 @@ def check_number(
         and (math.isfinite(scalar) or not finite)
     )
     if not in_range:
+        if finite and math.isinf(scalar):
+            wanted = wanted.replace("a number", "a finite number")
         raise ArgumentError(f"{name} must be {wanted}, got {shown(value)}")
 
 
@@ -126,12 +128,14 @@ def check_integer(name: str, value: Any, *, at_least: int) -> None:
 def checked_count(name: str, value: int, *, at_most: int = 2**31 - 1) -> int:
     """An argument as an int, refused if it is traced, no integer or out of range."""
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError("a flag, no number")
         count = operator.index(value)
     except TypeError as error:
-        raise ArgumentError(
-            f"{name} must be a static integer (under optax.inject_hyperparams: "
-            f"static_args={name!r}), got {shown(value)}"
-        ) from error
+        wanted = "a static integer"
+        if isinstance(value, jax.core.Tracer):
+            wanted += f" (under optax.inject_hyperparams: static_args={name!r})"
+        raise ArgumentError(f"{name} must be {wanted}, got {shown(value)}") from error
     if count < 1:
         raise ArgumentError(f"{name} must be at least 1, got {shown(value)}")
     if count > at_most:
@@ -145,14 +149,20 @@ def check_flag(name: str, value: Any) -> None:
         raise ArgumentError(f"{name} must be True or False, got {shown(value)}")
 
 
-def check_real_dtype(name: str, dtype: Any) -> None:
-    """Refuses what is no dtype of real floating numbers."""
+def checked_dtype(name: str, dtype: Any, kind: Any, wanted: str) -> jnp.dtype:
+    """What the argument names, refused if it is of another kind, or below 16 bits."""
     try:
-        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
-        floating = False
-    if not floating:
-        raise ArgumentError(f"{name} must be a real floating dtype, got {shown(dtype)}")
+        # An array has a dtype, and is none.
+        if isinstance(dtype, (jax.Array, np.ndarray, np.generic)):
+            raise TypeError("an array")
+        found = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ArgumentError(f"{name} must be {wanted}, got {shown(dtype)}") from error
+    if not jnp.issubdtype(found, kind):
+        raise ArgumentError(f"{name} must be {wanted}, got {found}")
+    if jnp.finfo(found).bits < 16:
+        raise ArgumentError(f"{name} must have 16 bits at least, got {found}")
+    return found
 
 
 def checked_matrix(x: jax.typing.ArrayLike) -> jax.Array:

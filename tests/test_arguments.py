@@ -67,7 +67,8 @@ INFINITE = (math.inf, -math.inf, np.float32("nan"), jnp.float32(jnp.inf))
 NUMBER = (*NO_NUMBERS, schedule, *INFINITE)
 SHARE = (*NUMBER, -0.1, 1, 1.5, jnp.float32(2))
 RATE = (*NO_NUMBERS, *INFINITE)
-COUNT = (0, -1, 1.5, "3", None, jnp.ones(2), schedule, 2**31, 10**5000)
+COUNT = (0, -1, 1.5, "3", None, jnp.ones(2), schedule, 2**31, 10**5000, True)
+DTYPE = ("nonsense", jnp.int8, 3, jnp.complex64, jnp.ones(2), jnp.float8_e4m3fn)
 MATRICES = ("x", None, [[1.0], [1.0, 2.0]], jnp.ones(3), 1.0, jnp.ones((2, 2), int))
 NUMBERS = (
     *(3, "kernel", (0, 1), {"kernel": (0, 1)}, MuonDimensionNumbers("a", 1)),
@@ -78,7 +79,10 @@ POLAR = (3, "svd", MATRIX)
 MASK = (3, "kernel", {"kernel": 0.5}, {"kernel": np.array([True, False])})
 TRANSFORMATION = (None, 0.1, "adam", optax.sgd, PARAMS)
 OF_NAMES = {
-    "scanned": ("blocks", None, 3, (3,), {"blocks": 0.5}),
+    "scanned": (
+        *("blocks", None, 3, (3,), {"blocks": 0.5}, ([1],), ({},)),
+        *(jnp.ones(2), jnp.bfloat16(0.1)),
+    ),
     "named": (None, ("kernel",), {"kernel": (0, 1)}, {3: None}),
     "fused": (None, ("kernel",), {"kernel": 0}, {3: 3}, {"kernel": None}),
 }
@@ -126,7 +130,7 @@ WRONG = {
         "adam_learning_rate": OPTIONAL_RATE,
         "adam_weight_decay": (*OPTIONAL_RATE, -0.1),
         "vanishing_threshold": OPTIONAL_SHARE,
-        "mu_dtype": ("nonsense", jnp.int8, 3, jnp.complex64, object()),
+        "mu_dtype": (*DTYPE, object()),
         "polar_fn": POLAR,
         "weight_dimension_numbers": NUMBERS,
     },
@@ -159,7 +163,7 @@ WRONG = {
     "polar_by_newton_schulz": {
         "x": MATRICES,
         "steps": (*COUNT, 101),
-        "dtype": ("nonsense", jnp.int8, 3, jnp.complex64),
+        "dtype": DTYPE,
     },
     "polar_by_randomized_svd": {
         "x": MATRICES,

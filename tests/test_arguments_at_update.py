@@ -1,5 +1,6 @@
 """Gradients, parameters and results of user functions that do not fit are refused."""
 
+import collections
 import functools
 import re
 
@@ -43,6 +44,7 @@ INTEGERS = {"kernel": jnp.ones((3, 2), int), "bias": jnp.ones(2)}
         (INTEGERS, "the parameter at ['kernel']"),
         ({"kernel": 1.0, "bias": "x"}, "the parameter at ['bias']"),
         (list(PARAMS.values()), "do not fit params"),
+        (collections.OrderedDict(PARAMS), "the same leaves in other containers"),
     ],
 )
 def test_params_that_do_not_fit_are_refused(name, params, words):

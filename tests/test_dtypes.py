@@ -101,6 +101,22 @@ def test_gradients_of_another_dtype_leave_the_state_alone(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
 
 
+@pytest.mark.parametrize("name", FACTORIES)
+def test_arrays_of_numpy_in_float64_are_those_of_jax_in_float32(name):
+    leaves = {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
+    tx, wanted = make(name), jax.tree.map(jnp.asarray, leaves)
+    state = jax.eval_shape(tx.init, wanted)
+    # A warning is an error; traced arguments would have JAX's dtypes already.
+    chex.assert_trees_all_equal_shapes_and_dtypes(tx.init(leaves), state)
+    for grads in (leaves, wanted):
+
+        def update(state, grads=grads):
+            return tx.update(grads, state, leaves, **EXTRA)[0]
+
+        updates = jax.eval_shape(update, state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, wanted)
+
+
 def trained(tx, params, gradients):
     """Parameters and state after gradients of these sizes, in one compiled loop."""
 

@@ -13,7 +13,14 @@ from flax_models import linen_params, nnx_params
 from optax.contrib import MuonDimensionNumbers
 from reference import polar
 
-from egd_optax import egd, flax_dimension_numbers, polar_by_svd, scale_by_egd
+from egd_optax import (
+    add_log_det_penalty,
+    add_nuclear_norm_penalty,
+    egd,
+    flax_dimension_numbers,
+    polar_by_svd,
+    scale_by_egd,
+)
 
 
 def by_path(params, **kwargs):
@@ -273,3 +280,92 @@ def test_without_the_bias_the_tree_of_numbers_is_asked_for():
     with pytest.raises(ValueError, match=r"(?s)\['stem'\].*give the tree of all"):
         update(flax_dimension_numbers)
     update(flax_dimension_numbers(params))
+
+
+TOLD_BY_BIAS = {
+    # With transpose_kernel=True, of two channels.
+    "ConvTranspose_0": {"kernel": jnp.ones((2, 2, 3, 2)), "bias": jnp.ones(3)},
+    "ConvLocal_0": {"kernel": jnp.ones((9, 8, 3)), "bias": jnp.ones((9, 3))},
+    # nn.DenseGeneral((2, 3)).
+    "out": {"kernel": jnp.ones((4, 2, 3)), "bias": jnp.ones((2, 3))},
+}
+
+
+def kernels_alone(tree):
+    return jax.tree.map(lambda leaf: leaf.ndim > 2, tree)
+
+
+@pytest.mark.parametrize("layer", TOLD_BY_BIAS)
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: optax.masked(tx, kernels_alone),
+        lambda tx: optax.multi_transform(
+            {True: tx, False: optax.adam(1e-3)}, kernels_alone
+        ),
+    ],
+)
+def test_what_a_masked_bias_would_have_told_is_not_guessed(layer, around):
+    params = {layer: TOLD_BY_BIAS[layer]}
+
+    def update(numbers):
+        tx = around(scale_by_egd(weight_dimension_numbers=numbers))
+        return tx.update(params, tx.init(params), params)[0][layer]["kernel"]
+
+    with pytest.raises(
+        ValueError, match=r"its bias taken out by a mask.*give the tree"
+    ):
+        update(flax_dimension_numbers)
+    numbers = flax_dimension_numbers(params)
+    alone = scale_by_egd(weight_dimension_numbers=numbers)
+    expected, _ = alone.update(params, alone.init(params))
+    np.testing.assert_array_equal(update(numbers), expected[layer]["kernel"])
+
+
+@pytest.mark.parametrize("layer", TOLD_BY_BIAS)
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        add_nuclear_norm_penalty,
+        functools.partial(add_log_det_penalty, eps=0.1),
+    ],
+)
+def test_a_penalty_asks_for_the_numbers_before_its_mask(layer, penalty, rng):
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
+        {layer: TOLD_BY_BIAS[layer]},
+    )
+    numbers = {"weight_dimension_numbers": flax_dimension_numbers}
+    added = []
+    for mask in (None, kernels_alone):
+        tx = penalty(1.0, mask=mask, **numbers)
+        updates, _ = tx.update(params, tx.init(params), params)
+        added.append(updates[layer]["kernel"])
+    np.testing.assert_array_equal(*added)
+
+
+def test_attention_is_known_without_its_biases():
+    attention = nn.MultiHeadDotProductAttention(num_heads=2)
+    params = attention.init(jax.random.key(0), jnp.ones((1, 3, 6)))["params"]
+    masked = jax.tree.map(
+        lambda leaf: leaf if leaf.ndim > 2 else optax.MaskedNode(), params
+    )
+    assert by_path(masked) == ATTENTION
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"ih": {"kernel": jnp.ones((3, 4))}, "hh": {"kernel": jnp.ones((0, 4))}},
+        {name: {"kernel": jnp.ones((0, 0))} for name in ("dense_h", "dense_i")},
+    ],
+)
+def test_recurrent_kernels_of_odd_shapes_are_no_gates(params):
+    assert set(by_path(params).values()) <= {None, ((0,), (1,))}
+
+
+def test_a_bare_array_is_refused_or_named():
+    with pytest.raises(ValueError, match=r"leaf  ?of shape|no rule fits"):
+        flax_dimension_numbers(jnp.ones((2, 2)))
+    number = MuonDimensionNumbers()
+    assert flax_dimension_numbers(jnp.ones((2, 2)), named={"": number}) == number

@@ -13,6 +13,7 @@ from egd_optax import (
     add_log_det_penalty,
     add_nuclear_norm_penalty,
     delayed_onset,
+    inverse_time_decay,
     polar_by_svd,
 )
 
@@ -143,6 +144,22 @@ def test_onset_and_ramp(ramp_steps):
     np.testing.assert_allclose([schedule(t) for t in steps], 0.5 * ramp, rtol=1e-6)
     traced = jax.jit(lambda t, *args: delayed_onset(*args)(t))
     np.testing.assert_allclose(traced(15, 0.5, 10, ramp_steps), 0.5 * ramp[15], 1e-6)
+
+
+@pytest.mark.parametrize("ramp_steps", [0, 10])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, jnp.uint32, np.int64])
+def test_no_count_is_past_an_onset_that_is_to_come(dtype, ramp_steps):
+    schedule = delayed_onset(1.0, 10, ramp_steps)
+    values = [float(schedule(dtype(step))) for step in (0, 5, 9, 25)]
+    assert values == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.float16, jnp.bfloat16])
+def test_steps_of_16_bits_are_no_limit_to_a_schedule(dtype):
+    rate = inverse_time_decay(0.1, dtype(256))(jnp.int32(70000))
+    np.testing.assert_allclose(rate, 0.1 / (1 + 70000 / 256), rtol=1e-6)
+    onset = delayed_onset(1.0, dtype(1024))
+    assert [float(onset(jnp.int32(step))) for step in (1023, 1024)] == [0, 1]
 
 
 def test_a_delayed_penalty_is_frobenius_under_a_schedule(params):

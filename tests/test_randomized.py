@@ -222,3 +222,11 @@ def test_seeds_can_be_mapped(grads):
     for seed in range(2):
         one = jax.tree.map(lambda leaf, i=seed: leaf[i], together)
         chex.assert_trees_all_close(one, first(seed), atol=1e-4)
+
+
+def test_no_tracer_outlives_its_trace():
+    with jax.checking_leaks():
+        polar_by_randomized_svd(jnp.ones((3, 2)), 1, key=key())
+        tx = scale_by_randomized_egd(1)
+        params = {"w": jnp.ones((4, 3))}
+        tx.update(params, tx.init(params))

@@ -3,13 +3,19 @@
 import functools
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax_models import linen_params
 from optax.contrib import MuonDimensionNumbers
 
-from egd_optax import FusedAxis, flax_dimension_numbers, tabulate_matrices
+from egd_optax import (
+    FusedAxis,
+    equinox_dimension_numbers,
+    flax_dimension_numbers,
+    tabulate_matrices,
+)
 
 
 def test_every_leaf_of_a_model_has_a_line():
@@ -48,6 +54,15 @@ def test_fused_matrices_count_one_by_one():
     table = tabulate_matrices({"qkv": jnp.ones((4, 12))}, numbers)
     assert "3 of 4 × 4" in table
     assert "matrices: 3, in 1 of 1 leaves, with 100.0%" in table
+
+
+def test_functions_of_a_whole_model_are_no_parameters():
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
+    arrays = eqx.filter(model, eqx.is_array)
+    table = tabulate_matrices(model, equinox_dimension_numbers)
+    assert table == tabulate_matrices(arrays, equinox_dimension_numbers)
+    assert table.endswith("in 2 of 4 leaves, with 74.1% of 27 parameters")
 
 
 def test_an_empty_tree():

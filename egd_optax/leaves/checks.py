@@ -88,16 +88,20 @@ def leaves_below(prefix: Any, tree: Any, problem: str, **is_leaf: Any) -> list[A
                 jax.tree_util.tree_leaves_with_path(tree),
             )
         )
-        raise ArgumentError(
-            f"{problem}: leaves {shown(sorted(first))} and {shown(sorted(second))}"
-        ) from error
+        differ = f"leaves {shown(sorted(first))} and {shown(sorted(second))}"
+        if first == second:
+            # Lists and tuples, mappings of different kinds.
+            nodes = (shown(jax.tree.structure(x, **is_leaf)) for x in (prefix, tree))
+            differ = f"the same leaves in other containers, {' and '.join(nodes)}"
+        raise ArgumentError(f"{problem}: {differ}") from error
 
 
 def rank_of(path: Any, leaf: Any) -> int:
     """Number of axes of a leaf, which is refused if it is neither array nor number."""
     if not hasattr(leaf, "ndim") and not isinstance(leaf, (bool, int, float, complex)):
         raise ArgumentError(
-            f"leaf {jax.tree_util.keystr(path)} must be an array, got {shown(leaf)}"
+            f"leaf {jax.tree_util.keystr(path) or 'params'} must be an array, got "
+            f"{shown(leaf)}"
         )
     return jnp.ndim(leaf)
 

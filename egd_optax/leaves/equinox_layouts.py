@@ -81,9 +81,9 @@ def _holders(tree: Any) -> dict[Any, Any]:
 
 
 def _sides(holders: Mapping[Any, Any], leaf: Leaf) -> Sides | None:
-    if len(leaf.shape) <= 1 or leaf.names[-1] == "bias":
+    if len(leaf.shape) <= 1 or leaf.names[-1:] == ("bias",):
         return Sides()
-    holder = holders[leaf.path]
+    holder = holders.get(leaf.path)
     for cls in type(holder).__mro__:
         if not cls.__module__.startswith("equinox."):
             continue
@@ -112,7 +112,7 @@ def _convolution(module: Any, leaf: Leaf) -> Sides | None:
 
 def _gates(module: Any, leaf: Leaf) -> Sides | None:
     sides = _linear(module, leaf)
-    return sides and sides._replace(parts=leaf.shape[0] // module.hidden_size)
+    return sides and sides._replace(parts=leaf.shape[0] // max(module.hidden_size, 1))
 
 
 _RULES: dict[str, Callable[[Any, Leaf], Sides | None]] = {

@@ -1,5 +1,6 @@
 """Which axes of a Flax model's parameters are matrices, read off their names."""
 
+import re
 from types import MappingProxyType
 
 import optax
@@ -8,6 +9,7 @@ from egd_optax.leaves.kernels import (
     MATRIX,
     all_into_the_last,
     confirmed_by_bias,
+    gates_of,
 )
 from egd_optax.leaves.named_layouts import (
     Fused,
@@ -61,9 +63,11 @@ def flax_dimension_numbers(
     Pass the function itself as ``weight_dimension_numbers`` (with
     ``functools.partial`` for its arguments). It then meets the same tree as the
     optimizer, whatever wraps the leaves there. Only where a mask takes out the bias
-    that a kernel is told by (a mask around :func:`egd_optax.scale_by_egd`, or that of
-    ``optax.contrib.muon``), the tree that it returns for all parameters has to be
-    passed; the error says so.
+    that a kernel is told by (around :func:`egd_optax.scale_by_egd`, that of
+    ``optax.multi_transform`` or of ``optax.contrib.muon``), the tree that it returns
+    for all parameters has to be passed; the error says so. A kernel with "conv" on its
+    path, and neither "transpose" nor "local", passes for an ordinary convolution's
+    there: if it is another, pass the tree.
 
     Args:
       params: the parameters (or gradients) of a Flax model.
@@ -119,10 +123,14 @@ def _told_by_name(leaf: Leaf) -> Sides | None:
         return MATRIX
     if rank == 3 and parent in ("query", "key", "value"):
         return Sides((0,), (1, 2))
-    if rank == 3 and parent == "out":
+    in_attention = leaf.near(2, "query", "kernel") or not leaf.bias_is_masked
+    if rank == 3 and parent == "out" and in_attention:
         return Sides((0, 1), (2,))
-    is_convolution = any("conv" in name.lower() for name in leaf.names)
-    if rank >= 3 and (is_convolution or _gates(leaf) > 1):
+    path = " ".join(leaf.names).lower()
+    # Transposed and unshared kernels are told by their bias alone.
+    if leaf.bias_is_masked and re.search("transpose|local", path):
+        return None
+    if rank >= 3 and ("conv" in path or _gates(leaf) > 1):
         return all_into_the_last(leaf.shape)
     return None
 
@@ -139,5 +147,5 @@ def _gates(leaf: Leaf) -> int:
             leaf.near(2, name, "kernel") for name in (hidden, inputs)
         )
         if parent in (hidden, inputs) and to_gates and from_input:
-            return to_gates[-1] // to_gates[-2]
+            return gates_of(to_gates)
     return 1

@@ -16,8 +16,9 @@ class FusedAxis(int):
         \operatorname{polar}(W_k) \mid \operatorname{polar}(W_v)]
 
     Each is whitened, normalized or measured alone, as if it were an array of its own.
-    To everything else, ``optax.contrib.muon`` included, the axis is the integer that it
-    is, and the kernel one matrix.
+    ``optax.contrib.muon``, and whatever else takes it for an index, sees the integer
+    that it is, and the kernel as one matrix. It equals that integer for one part alone,
+    as two layouts that differ must not pass for one.
 
     Args:
       axis: the axis, an integer.

@@ -10,6 +10,7 @@ from egd_optax.leaves.kernels import (
     all_into_the_last,
     all_into_the_last_but_one,
     confirmed_by_bias,
+    gates_of,
 )
 from egd_optax.leaves.named_layouts import (
     Fused,
@@ -72,7 +73,7 @@ def _sides(leaf: Leaf) -> Sides | None:
         return Sides()
     gates = leaf.near(1, "w_h")
     if name in ("w_i", "w_h") and rank == 2 and gates:
-        return MATRIX._replace(parts=gates[-1] // gates[-2])
+        return MATRIX._replace(parts=gates_of(gates))
     if name != "w":
         return Sides() if rank <= 1 else None
     bias = leaf.bias
@@ -101,5 +102,5 @@ def _gates(leaf: Leaf) -> int:
         return 4
     to_gates = leaf.near(2, "hidden_to_hidden", "w")
     if linear in ("hidden_to_hidden", "input_to_hidden") and to_gates:
-        return to_gates[-1] // to_gates[-2]
+        return gates_of(to_gates)
     return 1

@@ -16,6 +16,13 @@ def all_into_the_last_but_one(shape: Shape) -> Sides:
     return Sides((*range(rank - 2), rank - 1), (rank - 2,))
 
 
+def gates_of(from_hidden: Shape) -> int:
+    """How many gates the kernel from the hidden state (hidden, gates · hidden) has."""
+    if len(from_hidden) < 2 or not from_hidden[-2]:
+        return 1
+    return from_hidden[-1] // from_hidden[-2]
+
+
 def outputs(shape: Shape, sides: Sides) -> Shape:
     """The shape of what a kernel puts out, and of a bias added to it."""
     return tuple(shape[axis] for axis in sides.output)

@@ -34,6 +34,7 @@ class Leaf(NamedTuple):
     names: Names
     shape: Shape
     bias: Shape | None  # of the bias beside it
+    bias_is_masked: bool  # there is one, and nothing is known of it
     shapes: Mapping[Names, Shape]  # of all leaves
 
     def near(self, up: int, *names: str) -> Shape | None:
@@ -82,9 +83,13 @@ def named_dimension_numbers(
     }
     numbers: dict[Any, MuonDimensionNumbers | None] = dict(given)
     unknown: dict[Names, str] = {}
+    masked = _masked(params)
     for path, axes in layers.items():
         beside = (*names[path][:-1], bias)
-        leaf = Leaf(path, names[path], shapes[names[path]], shapes.get(beside), shapes)
+        leaf = Leaf(
+            *(path, names[path], shapes[names[path]]),
+            *(shapes.get(beside), beside in masked, shapes),
+        )
         sides = sides_of(leaf)
         if sides is None:
             problems.append(_described(leaf, arrays[path]))
@@ -132,7 +137,8 @@ def _check_ends(named: Any, fused: Any) -> None:
 
 
 def _longest_end(ends: Iterable[str], names: Names) -> str | None:
-    candidates = ("/".join(names[start:]) for start in range(len(names)))
+    # The last of them is empty: the end of a bare array's path, and of all others.
+    candidates = ("/".join(names[start:]) for start in range(len(names) + 1))
     return next((end for end in candidates if end in ends), None)
 
 
@@ -150,13 +156,16 @@ def _described(leaf: Leaf, array: Any) -> str:
     text = f"leaf {jax.tree_util.keystr(leaf.path)} of shape {jnp.shape(array)}, "
     if leaf.shape != jnp.shape(array):
         text += f"of which one layer is {leaf.shape}, "
+    if leaf.bias_is_masked:
+        return text + "its bias taken out by a mask"
     return text + ("no bias" if leaf.bias is None else f"a bias of {leaf.bias}")
 
 
 def _that_would_do(leaf: Leaf, axes: Shape) -> str:
     """Numbers to begin with, as they are written in a program."""
     *window, size_in, size_out = range(len(axes)) if len(axes) > 1 else (0, 0)
-    if len(axes) < 2 or (len(axes) == 2 and leaf.names[-1] not in _MATRICES):
+    named_so = not _MATRICES.isdisjoint(leaf.names[-1:])
+    if len(axes) < 2 or (len(axes) == 2 and not named_so):
         return "None"
     # A window is as long as it is wide. All else may be a stack of matrices.
     if len(window) > 1 and len({leaf.shape[i] for i in window}) == 1:
@@ -172,7 +181,7 @@ def _that_would_do(leaf: Leaf, axes: Shape) -> str:
     return f"MuonDimensionNumbers({reduction}, {output})"
 
 
-_MATRICES = ("kernel", "weight", "w")
+_MATRICES = {"kernel", "weight", "w"}
 
 
 def _ready_to_paste(unknown: dict[Names, str], everything: Iterable[Names]) -> str:
@@ -193,6 +202,16 @@ def _names(path: Any) -> Names:
     # Haiku's modules, and scales of Linen's WeightNorm, have paths for names.
     keys = (jax.tree_util.keystr((key,), simple=True) for key in path)
     return tuple(name for key in keys for name in key.split("/"))
+
+
+def _masked(params: Any) -> set[Names]:
+    """Where a mask of optax took a leaf out."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_masked)
+    return {_names(_above_box(path)) for path, leaf in leaves if _is_masked(leaf)}
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 # nnx.Variable and nn.Partitioned hold their array so. The optimizer of NNX unboxes the

@@ -18,8 +18,8 @@ def checked_scanned(scanned: Scanned) -> Mapping[str, int]:
     # The letters of a bare string would count as names.
     if isinstance(scanned, str) or not isinstance(scanned, Collection):
         raise ArgumentError(wanted + shown(scanned))
-    axes = scanned if isinstance(scanned, Mapping) else dict.fromkeys(scanned, 0)
     try:
+        axes = scanned if isinstance(scanned, Mapping) else dict.fromkeys(scanned, 0)
         axes = {name: operator.index(axis) for name, axis in axes.items()}
     except TypeError as error:
         raise ArgumentError(wanted + shown(scanned)) from error

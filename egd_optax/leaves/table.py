@@ -59,11 +59,17 @@ def tabulate_matrices(
     layouts = matrix_layouts(params, weight_dimension_numbers)
     rows = [("path", "shape", "matrices")]
     matrices = whitened = 0
-    for (path, leaf), layout in zip(leaves, layouts, strict=True):
+    # Functions are leaves of a whole model of Equinox.
+    seen = [
+        (path, jnp.shape(leaf), layout)
+        for (path, leaf), layout in zip(leaves, layouts, strict=True)
+        if not callable(leaf)
+    ]
+    for path, shape, layout in seen:
         rows.append(
             (
                 jax.tree_util.keystr(path, simple=True, separator="/"),
-                str(jnp.shape(leaf)),
+                str(shape),
                 _count(layout),
             )
         )
@@ -72,11 +78,11 @@ def tabulate_matrices(
             whitened += math.prod(layout.shape)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    total = sum(math.prod(jnp.shape(leaf)) for _, leaf in leaves)
+    total = sum(math.prod(shape) for _, shape, _ in seen)
     share = whitened / total if total else 0
-    found = sum(layout is not None for layout in layouts)
+    found = sum(layout is not None for _, _, layout in seen)
     lines.append(
-        f"matrices: {matrices}, in {found} of {len(leaves)} leaves, with {share:.1%} "
+        f"matrices: {matrices}, in {found} of {len(seen)} leaves, with {share:.1%} "
         f"of {total} parameters"
     )
     return "\n".join(lines)

@@ -21,7 +21,12 @@ product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 def at_least_float32(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
     """The dtype that a leaf is computed in."""
     # Not by promotion, which jax.numpy_dtype_promotion("strict") forbids.
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else known_dtype(dtype)
+
+
+def known_dtype(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+    """The dtype that JAX has for that of a NumPy array: float32 for float64 usually."""
+    return jax.dtypes.canonicalize_dtype(dtype)
 
 
 def as_wide(x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from egd_optax.arguments import ArgumentError, checked_count, checked_matrix, shown
+from egd_optax.arguments import checked_count, checked_dtype, checked_matrix
 from egd_optax.meshes import keep_sharding
 from egd_optax.polar.linear_algebra import (
     as_wide,
@@ -103,14 +103,8 @@ def _working_dtype(
     if dtype is None:
         return at_least_float32(x.dtype)
     kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
-    wanted = f"dtype must be a {kind.__name__} one for a matrix of {x.dtype}"
-    try:
-        working = jnp.dtype(dtype)
-    except TypeError as error:
-        raise ArgumentError(f"{wanted}, got {shown(dtype)}") from error
-    if not jnp.issubdtype(working, kind):
-        raise ArgumentError(f"{wanted}, got {working}")
-    return working
+    wanted = f"a {kind.__name__} one for a matrix of {x.dtype}"
+    return checked_dtype("dtype", dtype, kind, wanted)
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "dtype"))

@@ -16,7 +16,7 @@ from egd_optax.meshes import brought_along, keep_sharding
 from egd_optax.polar.derivative import with_derivative
 from egd_optax.polar.linear_algebra import adjoint, product
 from egd_optax.polar.platform import factor_and_failures
-from egd_optax.polar.stacks import of_stacks, one_at_a_time_on_cpu
+from egd_optax.polar.stacks import of_traced_stacks, one_at_a_time_on_cpu
 
 
 def polar_by_randomized_svd(
@@ -108,7 +108,7 @@ def _polar_by_randomized_svd(
         iterations = jnp.broadcast_to(power_iterations, len(stack))
         return _by_sketch(stack, sketch.reshape(-1, *sketch.shape[-2:]), iterations)
 
-    return of_stacks(by_sketch, x, None)
+    return of_traced_stacks(by_sketch, x, None)
 
 
 def _leading_directions(

@@ -14,16 +14,15 @@ from egd_optax.polar.lapack_threads import lapack_has_one_thread
 from egd_optax.polar.linear_algebra import as_wide, unit_scale
 
 
-# Outside of jit, loops would be compiled anew at every call.
-@functools.partial(jax.jit, static_argnums=0)
-def of_stacks(
+def of_traced_stacks(
     fn: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     x: jax.Array,
     rcond: jax.typing.ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Fn of a stack of wide matrices, scaled, and of the rcond of each.
 
-    The second result are its flags ``(...)``, one a matrix.
+    The second result are its flags ``(...)``, one a matrix. For use inside of jit,
+    where ``fn`` may close over what is traced.
     """
     batch = x.shape[:-2]
     if x.size == 0:
@@ -36,6 +35,10 @@ def of_stacks(
     rcond = jnp.broadcast_to(jnp.asarray(rcond, stack.real.dtype), len(stack))
     result, failed = fn(stack, rcond)
     return back(result.reshape(scaled.shape)), failed.reshape(batch)
+
+
+# Outside of jit, loops would be compiled anew at every call.
+of_stacks = jax.jit(of_traced_stacks, static_argnums=0)
 
 
 def checked_rcond(

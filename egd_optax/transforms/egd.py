@@ -12,7 +12,7 @@ from egd_optax.arguments import (
     ArgumentError,
     check_flag,
     check_number,
-    check_real_dtype,
+    checked_dtype,
     checked_schedule,
     shown,
 )
@@ -182,7 +182,7 @@ def egd(
         )
     check_share("vanishing_threshold", vanishing_threshold)
     if mu_dtype is not None:
-        check_real_dtype("mu_dtype", mu_dtype)
+        checked_dtype("mu_dtype", mu_dtype, jnp.floating, "a real floating dtype")
 
     # optax.partition asks for the labels before it masks what is not of a label.
     of_all, of_part = told_by_the_whole_tree(weight_dimension_numbers)

@@ -16,7 +16,7 @@ from egd_optax.arguments import (
 )
 from egd_optax.leaves.checks import check_alike, check_floating
 from egd_optax.meshes import on_mesh_of
-from egd_optax.polar.linear_algebra import at_least_float32
+from egd_optax.polar.linear_algebra import at_least_float32, known_dtype
 
 
 class GrokfastEMAState(NamedTuple):
@@ -159,12 +159,12 @@ def grokfast_ma(
 
     def init_fn(params: optax.Params) -> GrokfastMAState:
         size = checked_count("window_size", window_size)
+        # Not the same zeros twice: a buffer can be donated only once.
+        mean, fresh = _zeros_like(params), _zeros_like(params)
         # Each laid out over the devices as the parameter is.
         queue = jax.tree.map(
             lambda p: jnp.broadcast_to(jnp.zeros_like(p), (size, *p.shape)), params
         )
-        # Not the same zeros twice: a buffer can be donated only once.
-        mean, fresh = _zeros_like(params), _zeros_like(params)
         return GrokfastMAState(jnp.zeros([], jnp.int32), queue, mean, fresh)
 
     def update_fn(
@@ -231,10 +231,8 @@ def _zeros_like(params: optax.Params) -> optax.Updates:
 def _amplify(
     updates: optax.Updates, slow: optax.Updates, weight: jax.typing.ArrayLike
 ) -> optax.Updates:
-    return jax.tree.map(
-        lambda g, s: (g.astype(s.dtype) + jnp.asarray(weight, s.dtype) * s).astype(
-            g.dtype
-        ),
-        updates,
-        slow,
-    )
+    def amplified(g: jax.Array, s: jax.Array) -> jax.Array:
+        wide = g.astype(s.dtype) + jnp.asarray(weight, s.dtype) * s
+        return wide.astype(known_dtype(g.dtype))
+
+    return jax.tree.map(amplified, updates, slow)

@@ -24,7 +24,7 @@ from egd_optax.polar.linear_algebra import (
     product,
 )
 from egd_optax.polar.stacks import one_at_a_time_on_cpu
-from egd_optax.transforms.penalties import add_to_gradient, of_matrices
+from egd_optax.transforms.penalties import add_to_matrices
 
 
 def add_log_det_penalty(
@@ -90,9 +90,7 @@ def add_log_det_penalty(
         )
         return back(_log_det_directions(wide, ridges))
 
-    return add_to_gradient(
-        of_matrices(direction, weight_dimension_numbers), strength, mask
-    )
+    return add_to_matrices(direction, weight_dimension_numbers, strength, mask)
 
 
 def _ridged(w: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -11,7 +11,7 @@ from egd_optax.leaves.checks import (
 )
 from egd_optax.leaves.layouts import WeightDimensionNumbers
 from egd_optax.polar.platform import polar_factor
-from egd_optax.transforms.penalties import add_to_gradient, of_matrices
+from egd_optax.transforms.penalties import add_to_matrices
 
 
 def add_nuclear_norm_penalty(
@@ -63,6 +63,4 @@ def add_nuclear_norm_penalty(
     norms* (1992), has its subgradient.
     """
     whiten = polar_factor if polar_fn is None else checked_whitening(polar_fn)
-    return add_to_gradient(
-        of_matrices(whiten, weight_dimension_numbers), strength, mask
-    )
+    return add_to_matrices(whiten, weight_dimension_numbers, strength, mask)

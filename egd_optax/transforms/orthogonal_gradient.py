@@ -10,6 +10,7 @@ from egd_optax.leaves.checks import checked_params
 from egd_optax.meshes import brought_along, keep_sharding
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
+    known_dtype,
     largest_magnitude,
     power_of_two,
 )
@@ -60,7 +61,7 @@ def orthogonal_gradient() -> optax.GradientTransformationExtraArgs:
         length = jnp.sum(direction.conj() * direction).real
         along = jnp.sum(direction.conj() * wide).real
         along = (along / jnp.where(length == 0, 1, length)).astype(dtype)
-        return (scale * (wide - along * direction)).astype(g.dtype)
+        return (scale * (wide - along * direction)).astype(known_dtype(g.dtype))
 
     def update_fn(
         updates: optax.Updates,

@@ -15,11 +15,12 @@ from egd_optax.leaves.checks import (
     checked_params,
     where_given,
 )
-from egd_optax.leaves.layouts import WeightDimensionNumbers
-from egd_optax.leaves.mapping import map_matrices
-from egd_optax.polar.linear_algebra import (
-    at_least_float32,
+from egd_optax.leaves.layouts import (
+    WeightDimensionNumbers,
+    told_by_the_whole_tree,
 )
+from egd_optax.leaves.mapping import map_matrices
+from egd_optax.polar.linear_algebra import at_least_float32, known_dtype
 
 
 class WeightPenaltyState(NamedTuple):
@@ -28,14 +29,35 @@ class WeightPenaltyState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=int32
 
 
-def of_matrices(
-    direction: Callable[[jax.Array], jax.Array], numbers: WeightDimensionNumbers
-) -> Callable[[optax.Params], optax.Updates]:
-    """The direction of each matrix of a tree, zeros for other leaves."""
+def add_to_matrices(
+    direction: Callable[[jax.Array], jax.Array],
+    numbers: WeightDimensionNumbers,
+    strength: optax.ScalarOrSchedule,
+    mask: Mask | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adds ``strength * direction(W)`` to the updates of each matrix W."""
     check_dimension_numbers(numbers)
-    return lambda params: map_matrices(
-        direction, params, numbers, otherwise=jnp.zeros_like
-    )
+    of_all, of_part = told_by_the_whole_tree(numbers)
+
+    def directions(params: optax.Params) -> optax.Updates:
+        given = numbers if mask is None else of_part
+        return map_matrices(direction, params, given, otherwise=jnp.zeros_like)
+
+    tx = add_to_gradient(directions, strength, mask)
+    if mask is None or of_all is of_part:
+        return tx
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        # Before the mask takes out what a leaf is told by.
+        of_all(where_given(updates, params))
+        return tx.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 
 
 def add_to_gradient(
@@ -70,7 +92,7 @@ def add_to_gradient(
             dtype = at_least_float32(g.dtype)
             # Twice the weights may be more than the dtype holds.
             added = jnp.asarray(factor * value, dtype) * d.astype(dtype)
-            return (g.astype(dtype) + added).astype(g.dtype)
+            return (g.astype(dtype) + added).astype(known_dtype(g.dtype))
 
         return jax.tree.map(add, updates, direction(params)), state
 

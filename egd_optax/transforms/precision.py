@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.leaves.checks import check_floating
-from egd_optax.polar.linear_algebra import at_least_float32
+from egd_optax.polar.linear_algebra import at_least_float32, known_dtype
 
 
 def in_at_least_float32(
@@ -35,7 +35,7 @@ def in_at_least_float32(
         new, new_state = inner.update(wide, state, wide_params, **extra_args)
 
         def as_given(u: jax.Array, g: jax.Array, p: jax.Array) -> jax.Array:
-            return u.astype(jnp.promote_types(g.dtype, p.dtype))
+            return u.astype(known_dtype(jnp.promote_types(g.dtype, p.dtype)))
 
         return (
             jax.tree.map(as_given, new, updates, params),

@@ -129,5 +129,6 @@ def _as_key(seed: jax.typing.ArrayLike) -> jax.Array:
         return jax.random.key(seed)
     except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(
-            f"seed must be an integer of 64 bits or a single key, got {shown(seed)}"
+            "seed must be an integer of 64 bits or a single key, jax.random.key(…), "
+            f"got {shown(seed)}"
         ) from error

@@ -13,6 +13,7 @@ from egd_optax.leaves.mapping import map_matrices
 from egd_optax.meshes import brought_along
 from egd_optax.polar.linear_algebra import (
     at_least_float32,
+    known_dtype,
     scaled_columns,
 )
 
@@ -80,7 +81,9 @@ def clip_weight_row_norms(
 
     def clip(u: jax.Array, w: jax.Array, c: jax.Array) -> jax.Array:
         # (w + u) c - w would round away what a small update changes.
-        return (c * u.astype(c.dtype) - (1 - c) * w.astype(c.dtype)).astype(u.dtype)
+        return (c * u.astype(c.dtype) - (1 - c) * w.astype(c.dtype)).astype(
+            known_dtype(u.dtype)
+        )
 
     def update_fn(
         updates: optax.Updates,

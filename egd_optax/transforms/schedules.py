@@ -39,7 +39,7 @@ def inverse_time_decay(
     check_number("halving_steps", halving_steps, above=0, finite=False)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        return jnp.asarray(init_value / (1 + step / halving_steps))
+        return jnp.asarray(init_value / (1 + step / _wide(halving_steps)))
 
     return schedule
 
@@ -78,11 +78,23 @@ def delayed_onset(
     check_number("ramp_steps", ramp_steps, at_least=0)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
-        past = jnp.asarray(count) - onset_step
+        count, ramp_length = jnp.asarray(count), _wide(ramp_steps)
+        onset = _wide(onset_step)
+        begun = count >= onset
+        # An unsigned count has nothing below zero.
+        past = jnp.where(begun, count - onset, 0)
         # A ramp of no steps must not divide by zero, and then its first step is full.
         ramp = jnp.where(
-            past >= ramp_steps, 1.0, past / jnp.where(ramp_steps == 0, 1, ramp_steps)
+            past >= ramp_length, 1.0, past / jnp.where(ramp_length == 0, 1, ramp_length)
         )
-        return jnp.where(past >= 0, ramp, 0.0) * value
+        return jnp.where(begun, ramp, 0.0) * value
 
     return schedule
+
+
+def _wide(steps: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    # In 16 bits a count of steps ends at 65504, or goes by twos from 256 on.
+    dtype = jnp.result_type(steps)
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        return jnp.asarray(steps, jnp.float32)
+    return steps

@@ -10,7 +10,11 @@ import optax
 from egd_optax.arguments import ArgumentError, check_number, check_transformation
 from egd_optax.leaves.checks import check_floating
 from egd_optax.meshes import brought_along, same_everywhere
-from egd_optax.polar.linear_algebra import at_least_float32, largest_magnitude
+from egd_optax.polar.linear_algebra import (
+    at_least_float32,
+    known_dtype,
+    largest_magnitude,
+)
 
 # In steps: a training leaf forgets a scale that is so old.
 _MEMORY = 8
@@ -161,7 +165,7 @@ def apply_unless_vanished(
         def apply(u: jax.Array, factor: jax.Array) -> jax.Array:
             # Not the product alone: the update may be NaN where the gradient is not,
             # and a product with 1 is rounded otherwise, fused with the sum to come.
-            tried = jnp.where(factor < 1, u * factor.astype(u.dtype), u)
+            tried = jnp.where(factor < 1, u * factor.astype(known_dtype(u.dtype)), u)
             return jnp.where(factor == 0, jnp.zeros_like(u), tried)
 
         new = jax.tree.map(apply, new, jax.tree.unflatten(treedef, factors))
