@@ -73,6 +73,11 @@ def test_train_runs_one_optimizer(tmp_path, monkeypatch):
             ["race", "addition", "--full-batch", "--batch-size", "8"],
             "--batch-size must not be given with --full-batch",
         ),
+        (["race", "parity", "--modulus", "7"], "--modulus must not be given for the"),
+        (["race", "mnist", "--model", "transformer"], "--model must not be given for"),
+        (["train", "addition", "--bits", "9"], "--bits must not be given for the task"),
+        (["tune", "group", "--table", "t.csv"], "--table must not be given for the"),
+        (["race", "addition", "--group", "C7"], "--group must not be given for the"),
         (["race", "addition", "--train-fraction", "1.5"], "got 1.5"),
         (["race", "addition", "--train-fraction", "0"], "got 0.0"),
         (["race", "parity", "--subset-size", "101"], "got 101"),
@@ -111,6 +116,54 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys)
     assert str(blocked) in error
     assert len(error.splitlines()) == 1
     assert blocked.read_text() == "in the way"
+
+
+@pytest.mark.parametrize("name", [r"$\frac$.csv", "[red]a.csv", "a_b^c.csv"])
+def test_a_name_is_shown_as_it_is(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("0,1,2\n1,2,0\n2,0,1\n")
+    options = ["--width", 8, "--batch-size", 2, "--seeds", 1, "--max-steps", 6]
+    call(
+        monkeypatch,
+        *("train", "table", "--table", name, *options, "--optimizer", "sgd"),
+        *("--out", "out"),
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert capsys.readouterr().out.count(name.removesuffix(".csv")) == 2
+
+
+def test_an_interruption_while_a_problem_is_made_is_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    def interrupted(command):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "prepare", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "race", "addition", "--out", tmp_path / "out")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.split() == [
+        "egd-grok:",
+        "interrupted;",
+        "see",
+        str(tmp_path / "out"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_unicode_costs_nothing(encoding, tmp_path):
+    command = [sys.executable, "-m", "egd_optax.grokking.cli"]
+    run = ["race", "subtraction", *SMALL, "--seeds", "1", "--optimizers", "egd", "sgd"]
+    for arguments in (["race", "--help"], [*run, "--out", str(tmp_path)]):
+        answer = subprocess.run(
+            [*command, *arguments],
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=True,
+        )
+        assert b"?" in answer.stdout
+    assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 def test_an_interrupted_race_keeps_what_it_has(tmp_path, monkeypatch, capsys):

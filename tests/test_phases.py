@@ -178,6 +178,9 @@ def test_the_command_leaves_cells_picture_and_table(tmp_path, monkeypatch, capsy
         (["--optimizers", "sgd"], "'sgd' has no weight_decay to set"),
         (["--x", "modulus", "1", "7", "2"], "--modulus must be at least 2, got 1"),
         (["--x", "train-fraction", "0.5", "1", "2"], "--train-fraction must lie"),
+        (["--x", "modulus", "5", "11", "2"], "--modulus must not be given beside an"),
+        (["--train-fraction", "0.4"], "--train-fraction must not be given beside an"),
+        (["--y", "bogus", "1", "2", "2"], "choose among train-fraction, corrupted-"),
     ],
 )
 def test_bad_grids_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):
@@ -191,3 +194,28 @@ def test_bad_grids_get_one_line(arguments, message, tmp_path, monkeypatch, capsy
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "out/config.json").exists()
+
+
+@pytest.mark.parametrize("task", ["parity", "mnist", "group"])
+def test_an_axis_that_a_task_does_not_have_is_refused(
+    task, tmp_path, monkeypatch, capsys
+):
+    axes = ["--x", "modulus", 5, 7, 2, "--y", "weight-decay", 0.1, 1, 2]
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "phase", task, *axes, "--out", tmp_path / "out")
+    assert stop.value.code == 2
+    assert f"the task {task} has no modulus" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_grid_stays_as_it_is(tmp_path, monkeypatch, capsys):
+    grid = ["--x", "train-fraction", 0.5, 0.8, 2, "--y", "weight-decay", 0.1, 1, 2]
+    other = [0.6 if word == 0.5 else word for word in grid]
+    command = ["phase", "addition", *SMALL, "--optimizers", "adamw"]
+    call(monkeypatch, *command, *grid, "--out", tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *command, *other, "--out", tmp_path)
+    assert stop.value.code == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -144,6 +144,14 @@ def test_several_runs_are_side_by_side(folder, tmp_path, monkeypatch, capsys):
     assert text.count("<table>") == 2
 
 
+def test_folders_of_one_name_are_told_apart(folder, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(folder, tmp_path / name / "run")
+    text = page([read_run(tmp_path / name / "run") for name in ("one", "two")])
+    for name in ("one", "two"):
+        assert text.count(f'value="{name}/run: egd"') == 1
+
+
 def test_what_was_no_number_leaves_a_gap(folder, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
@@ -166,13 +174,27 @@ def test_folders_without_a_run_are_named(folder, tmp_path, monkeypatch, capsys):
 
     assert "report takes folders" in refused()
     assert "has no finished run of egd-grok race or train" in refused(tmp_path)
-    for name, text in {
-        "config.json": "{}",
-        "history.jsonl": '{"optimizer": "egd"}\n',
-        "summary.csv": "optimizer\nadamw\n",
-    }.items():
-        damaged = tmp_path / name
+    config = json.loads((folder / "config.json").read_text())
+    summary = (folder / "summary.csv").read_text()
+    for number, (name, text) in enumerate(
+        [
+            ("config.json", "{}"),
+            ("config.json", "[" * 100_000),
+            ("config.json", json.dumps(config | {"title": 5})),
+            ("config.json", json.dumps(config | {"typed": ["x"]})),
+            ("config.json", json.dumps(config | {"device": None})),
+            ("history.jsonl", '{"optimizer": "egd"}\n'),
+            ("history.jsonl", "[" * 100_000),
+            ("summary.csv", "optimizer\nadamw\n"),
+            ("summary.csv", "optimizer\negd\nsgd\n"),
+            ("summary.csv", re.sub(r"\b9\b", "x", summary)),
+        ]
+    ):
+        damaged = tmp_path / str(number)
         shutil.copytree(folder, damaged)
         (damaged / name).write_text(text)
         assert f"{damaged / name} is damaged" in refused(folder, damaged)
     assert not (tmp_path / "page.html").exists()
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "report", folder, "--out", "")
+    assert "--out must be a file, got '.'" in capsys.readouterr().err

@@ -283,3 +283,18 @@ def test_tables_are_read_from_files(tmp_path):
     task = binary_operation("mine", partly, encoding="three-tokens")
     assert [*map(tuple, task.inputs)] == [(0, 0, 2), (1, 0, 2), (1, 1, 2)]
     assert (list(task.labels), task.classes) == ([0, 5, 1], 6)
+
+
+def test_a_table_of_a_spreadsheet_is_read_and_what_is_none_is_named(tmp_path):
+    table = group_table("D3")
+    text = "\n".join(",".join(map(str, row)) for row in table)
+    (tmp_path / "sheet.csv").write_text(text, encoding="utf-8-sig")
+    assert np.array_equal(read_table(tmp_path / "sheet.csv"), table)
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, a=table)
+    with pytest.raises(ValueError, match=r"archive\.npy has no table .* several"):
+        read_table(tmp_path / "archive.npy")
+    for lowest in (-np.inf, -1e300):
+        np.save(tmp_path / "low.npy", np.where(table == 0, lowest, table))
+        with pytest.raises(ValueError, match="must have numbers of 64 bits"):
+            read_table(tmp_path / "low.npy")

@@ -75,7 +75,7 @@ def race(
     axes.set_ylim(-2, 103)
     axes.set_xlabel("step")
     axes.set_ylabel("accuracy in %")
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", parse_math=False)
     _name_the_ends(axes, histories, order, colors, crossings)
     axes.text(
         1.08,

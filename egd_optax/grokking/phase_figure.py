@@ -38,7 +38,7 @@ def phase_figure(
         axes.set_title(grid.optimizer, loc="left")
         axes.set_xlabel(_label(x))
     panels[0].set_ylabel(_label(y))
-    figure.suptitle(title, x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left", parse_math=False)
     figure.legend(
         handles=[Patch(color=_COLORS[kind], label=kind) for kind in PHASES],
         loc="outside lower center",

@@ -142,6 +142,17 @@ class Grid:
         every = (tuple(self._of_the_problem(cell).items()) for cell in self.cells)
         return [dict(values) for values in dict.fromkeys(every)]
 
+    def known(self, ledger: Ledger | None) -> list[Trial | None]:
+        """What the ledger has of each cell.
+
+        Raises:
+          LedgerError: it has other cells.
+        """
+        if ledger is None:
+            return [None] * len(self.cells)
+        every = enumerate(self.cells)
+        return [ledger.find(self.optimizer, 0, n, cell) for n, cell in every]
+
     def run(
         self, ledger: Ledger | None, report: Callable[[Sequence[Trial]], None]
     ) -> list[Trial]:
@@ -158,12 +169,9 @@ class Grid:
             key = tuple(self._of_the_problem(cell).items())
             groups.setdefault(key, []).append(number)
         found: list[Trial] = []
+        of_all = self.known(ledger)
         for key, numbers in groups.items():
-            known: list[Trial | None] = [None] * len(numbers)
-            if ledger is not None:
-                known = [
-                    ledger.find(self.optimizer, 0, n, self.cells[n]) for n in numbers
-                ]
+            known = [of_all[n] for n in numbers]
             found += [trial for trial in known if trial]
             report(found)
             missing = [numbers[place] for place in places_of_missing(known)]

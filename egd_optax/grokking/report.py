@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -67,11 +67,23 @@ def _lines(runs: Sequence[Run]) -> dict[str, History]:
     """A name for each optimizer of each run, unlike all others."""
     if len(runs) == 1:
         return dict(runs[0].histories)
+    folders = dict.fromkeys(run.folder.resolve() for run in runs)
+    names = {folder: _unlike(folder, folders) for folder in folders}
     return {
-        f"{run.folder.name or run.folder}: {name}": history
+        f"{names[run.folder.resolve()]}: {name}": history
         for run in runs
         for name, history in run.histories.items()
     }
+
+
+def _unlike(folder: Path, others: Iterable[Path]) -> str:
+    """The end of its path, as short as no other folder ends."""
+    parts = folder.parts
+    for count in range(1, len(parts)):
+        end = parts[-count:]
+        if sum(other.parts[-count:] == end for other in others) == 1:
+            return "/".join(end)
+    return str(folder)
 
 
 def _panels(lines: dict[str, History]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -11,7 +12,7 @@ def terminal_table(
 ) -> Table:
     """An empty table, a name (of an optimizer) and numbers a line, for 80 columns."""
     table = Table(
-        title=title,
+        title=escape(title),
         caption=caption,
         title_justify="left",
         caption_justify="left",

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 
 from egd_optax.grokking.cli.arguments import (
     Experiment,
@@ -55,6 +57,10 @@ def main() -> None:
     Exit status: 1 where the disk does not take the files, 2 for what was asked for in
     vain, 130 after an interruption.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A dash that the terminal's encoding lacks must not cost a run its table.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         command = parse(sys.argv[1:])
     except ValueError as error:
@@ -62,6 +68,14 @@ def main() -> None:
     if isinstance(command, Report):
         _report(command)
         return
+    try:
+        _experiment(command)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # ends the line that has the ^C
+        _fail(f"interrupted; see {command.out}", 130)
+
+
+def _experiment(command: Experiment) -> None:
     try:
         if command.keep_compiled:
             keep_compiled()
@@ -101,14 +115,13 @@ def main() -> None:
             if not isinstance(error, MemoryError) and _FULL not in str(error):
                 raise
             _fail("not enough memory: try a smaller --width, --modulus or --seeds", 2)
-        except KeyboardInterrupt:
-            print(file=sys.stderr)  # ends the line that has the ^C
-            _fail(f"interrupted; see {command.out}", 130)
 
 
 def _report(command: Report) -> None:
     if not command.folders:
         _fail("report takes folders that race or train left, got none", 2)
+    if not command.out.name:
+        _fail(f"--out must be a file, got {str(command.out)!r}", 2)
     try:
         runs = [read_run(folder) for folder in command.folders]
         write_report(runs, command.out)
@@ -167,8 +180,9 @@ def _run(
     share = "" if isinstance(command, Phase) else f" {trained_on:.0%} of all examples,"
     devices = f"{jax.device_count()} × " if jax.process_count() > 1 else ""
     console.print(
-        f"[bold]{problem.task.name}[/], {problem.model_name},{share}\n{batches}, "
-        f"{seeds_in_words(len(settings.seeds))}, up to {settings.max_steps} steps, on "
+        f"[bold]{escape(problem.task.name)}[/], {problem.model_name},{share}\n"
+        f"{batches}, {seeds_in_words(len(settings.seeds))}, "
+        f"up to {settings.max_steps} steps, on "
         f"{devices}{jax.devices()[0].device_kind}"
     )
     search = search_of(command, problem) if isinstance(command, Tune) else None
@@ -177,6 +191,8 @@ def _run(
     if is_first():
         # Before anything of another one is lost.
         ledger = keeps.ledger(command.out) if keeps else None
+        for grid in grids:
+            grid.known(ledger)
         write_text(command.out / "config.json", _config(command, prepared))
     if search is not None:
         tune(command.out, search, ledger, prepared, console)

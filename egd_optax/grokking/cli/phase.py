@@ -17,9 +17,9 @@ from rich.progress import (
 
 from egd_optax.grokking import figures
 from egd_optax.grokking.cli.arguments import Phase
-from egd_optax.grokking.cli.preparation import problem_of
+from egd_optax.grokking.cli.preparation import has_option, problem_of
 from egd_optax.grokking.phase_figure import phase_figure, phase_table
-from egd_optax.grokking.phases import Axis, Grid
+from egd_optax.grokking.phases import AXES, Axis, Grid
 from egd_optax.grokking.problems.problem import Problem
 from egd_optax.grokking.problems.tasks import check_range
 from egd_optax.grokking.recipes import RECIPES
@@ -42,15 +42,30 @@ def grids_of(command: Phase, names: Sequence[str], problem: Problem) -> list[Gri
         changes: dict[str, Any] = {**values}
         return problem_of(dataclasses.replace(command, **changes))
 
+    axes = _axis("x", command.x), _axis("y", command.y)
+    for axis in axes:
+        if not has_option(command.task, axis.name):
+            raise ValueError(f"the task {command.task} has no {axis.name} for an axis")
     grids = []
     for name in names:
         recipe = RECIPES[name]
         base = recipe.settings[problem.family] if recipe.space else None
-        axes = _axis("x", command.x), _axis("y", command.y)
         grids.append(Grid(of_values, name, base, *axes, gap))
     for values in grids[0].problems:
         of_values(values)
+    _check_alone(command, axes)
     return grids
+
+
+def _check_alone(command: Phase, axes: Sequence[Axis]) -> None:
+    """Refuses a fixed value of what is an axis."""
+    defaults = {field.name: field.default for field in dataclasses.fields(command)}
+    for axis in axes:
+        value = getattr(command, axis.name, None)
+        if value != defaults.get(axis.name):
+            raise ValueError(
+                f"{axis.name} must not be given beside an axis of it, got {value}"
+            )
 
 
 def _axis(name: str, words: Sequence[str]) -> Axis:
@@ -63,6 +78,11 @@ def _axis(name: str, words: Sequence[str]) -> Axis:
             f"--{name} must be an axis, its least and its greatest value and how many, "
             f"such as train-fraction 0.2 0.8 7, got {' '.join(words) or 'nothing'}"
         ) from error
+    choices = [each.replace("_", "-") for each in AXES]
+    if axis not in choices:
+        raise ValueError(
+            f"--{name}: unknown axis {axis!r}: choose among {', '.join(choices)}"
+        )
     try:
         return Axis(axis.replace("-", "_"), low, high, number)
     except ValueError as error:

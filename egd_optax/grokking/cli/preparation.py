@@ -1,5 +1,7 @@
 """The problem and optimizers that a command asks for, before anything is run."""
 
+import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import optax
@@ -145,7 +147,31 @@ def _check_search(command: Tune) -> None:
         )
 
 
+# The options that say which problem of its kind a task is; of others it has the model.
+_OF_TASK = {
+    "parity": ("bits", "subset_size", "secret_seed"),
+    "mnist": (),
+    "group": ("group", "word", "model"),
+    "table": ("table", "model"),
+}
+_OF_OPERATIONS = ("modulus", "model")
+
+
+def has_option(task: str, name: str) -> bool:
+    """Whether it says anything of the task."""
+    every = {*_OF_OPERATIONS, *itertools.chain(*_OF_TASK.values())}
+    return name not in every or name in _OF_TASK.get(task, _OF_OPERATIONS)
+
+
 def _problem(command: Experiment) -> Problem:
+    if command.task in TASKS:
+        for field in dataclasses.fields(Experiment):
+            value = getattr(command, field.name)
+            if value != field.default and not has_option(command.task, field.name):
+                raise ValueError(
+                    f"{field.name} must not be given for the task {command.task}, got "
+                    f"{value}"
+                )
     if command.task == "parity":
         return parity(
             command.bits,

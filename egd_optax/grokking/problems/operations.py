@@ -85,8 +85,11 @@ def read_table(path: Path) -> np.ndarray:
     try:
         if path.suffix == ".npy":
             table = np.load(path)
+            if not isinstance(table, np.ndarray):
+                raise ValueError("it is an archive of several")
         else:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            # Spreadsheets begin with a byte-order mark.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
             rows = [[*map(float, line.split(","))] for line in lines if line.strip()]
             for number, row in enumerate(rows):
                 if len(row) != len(rows[0]):
@@ -116,3 +119,5 @@ def _check_table(table: np.ndarray, name: str = "table") -> None:
     # A class costs an output of the model.
     if table.max() >= 2**20:
         raise ValueError(f"{name} must have numbers below 2^20, got {table.max():.0f}")
+    if table.min() <= -(2**63):
+        raise ValueError(f"{name} must have numbers of 64 bits, got {table.min():g}")

@@ -75,9 +75,10 @@ def split(
     known = int(train_fraction * examples)
     held_out = int(validation_fraction * known)
     if known in (held_out, examples) or (validation_fraction and not held_out):
+        held = f" and a validation_fraction of {validation_fraction}"
         raise ValueError(
-            f"of {examples} examples, a train_fraction of {train_fraction} and a "
-            f"validation_fraction of {validation_fraction} leave a part empty"
+            f"of {examples} examples, a train_fraction of {train_fraction}"
+            f"{held if validation_fraction else ''} would leave a part empty"
         )
     order = jax.random.permutation(key, examples)
     return Split(order[held_out:known], order[:held_out], order[known:])

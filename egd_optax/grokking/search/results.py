@@ -113,7 +113,7 @@ def tune_figure(search: Search, trials: Trials, *, title: str) -> Figure:
     figure.legend(
         handles[::-1], labels[::-1], loc="outside right center", frameon=False
     )
-    figure.suptitle(title, x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -133,7 +133,10 @@ def _label(left: Axes, right: Axes, problem: str) -> None:
     left.set_xlabel("trials")
     left.set_ylabel("steps (twice the budget: did not get there)")
     left.set_title(
-        f"expected best after so many trials on {problem}", loc="left", fontsize=11
+        f"expected best after so many trials on {problem}",
+        loc="left",
+        fontsize=11,
+        parse_math=False,
     )
     right.set_xlabel("learning rate")
     right.set_title("every trial; ×: did not get there", loc="left", fontsize=11)
