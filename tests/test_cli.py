@@ -1,8 +1,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -78,6 +80,12 @@ def test_train_runs_one_optimizer(tmp_path, monkeypatch):
         (["train", "addition", "--bits", "9"], "--bits must not be given for the task"),
         (["tune", "group", "--table", "t.csv"], "--table must not be given for the"),
         (["race", "addition", "--group", "C7"], "--group must not be given for the"),
+        (
+            ["race", "table", "--table", "\udcff.csv"],
+            r"printable name, got '\udcff.csv",
+        ),
+        (["race", "group", "--group", "a\nb.csv"], r"printable name, got 'a\nb.csv'"),
+        (["race", "addition", "--settings", "a\nb"], r"--settings must be a printable"),
         (["race", "addition", "--train-fraction", "1.5"], "got 1.5"),
         (["race", "addition", "--train-fraction", "0"], "got 0.0"),
         (["race", "parity", "--subset-size", "101"], "got 101"),
@@ -118,7 +126,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys)
     assert blocked.read_text() == "in the way"
 
 
-@pytest.mark.parametrize("name", [r"$\frac$.csv", "[red]a.csv", "a_b^c.csv"])
+@pytest.mark.parametrize(
+    "name", [r"$\frac$.csv", "[red]a.csv", "a_b^c.csv", ":sun:.csv", "[red]\\.csv"]
+)
 def test_a_name_is_shown_as_it_is(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text("0,1,2\n1,2,0\n2,0,1\n")
@@ -148,6 +158,23 @@ def test_an_interruption_while_a_problem_is_made_is_one_line(
         "see",
         str(tmp_path / "out"),
     ]
+
+
+@pytest.mark.slow
+def test_an_interruption_while_a_program_runs_ends_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "egd_optax.grokking.cli", "race", "addition"]
+    with subprocess.Popen(
+        [*command, "--seeds", "1", "--max-steps", "100000", "--out", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not (tmp_path / "history.jsonl").exists() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
+    assert process.returncode == 130
+    assert error == f"\negd-grok: interrupted; see {tmp_path}\n"
 
 
 @pytest.mark.slow

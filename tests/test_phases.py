@@ -181,6 +181,7 @@ def test_the_command_leaves_cells_picture_and_table(tmp_path, monkeypatch, capsy
         (["--x", "modulus", "5", "11", "2"], "--modulus must not be given beside an"),
         (["--train-fraction", "0.4"], "--train-fraction must not be given beside an"),
         (["--y", "bogus", "1", "2", "2"], "choose among train-fraction, corrupted-"),
+        (["--y", "weight_decay", "1", "0.1", "2"], "got weight-decay from 1 to 0.1"),
     ],
 )
 def test_bad_grids_get_one_line(arguments, message, tmp_path, monkeypatch, capsys):

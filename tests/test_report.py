@@ -1,6 +1,7 @@
 """The page of finished runs, opened in a real browser."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -175,6 +176,7 @@ def test_folders_without_a_run_are_named(folder, tmp_path, monkeypatch, capsys):
     assert "report takes folders" in refused()
     assert "has no finished run of egd-grok race or train" in refused(tmp_path)
     config = json.loads((folder / "config.json").read_text())
+    history = (folder / "history.jsonl").read_text()
     summary = (folder / "summary.csv").read_text()
     for number, (name, text) in enumerate(
         [
@@ -184,10 +186,24 @@ def test_folders_without_a_run_are_named(folder, tmp_path, monkeypatch, capsys):
             ("config.json", json.dumps(config | {"typed": ["x"]})),
             ("config.json", json.dumps(config | {"device": None})),
             ("history.jsonl", '{"optimizer": "egd"}\n'),
+            ("config.json", json.dumps(config | {"title": "\udcff"})),
+            ("config.json", json.dumps(config | {"threshold": 10**400})),
+            ("config.json", json.dumps(config | {"threshold": math.nan})),
             ("history.jsonl", "[" * 100_000),
+            ("history.jsonl", re.sub(r'"epoch": [0-9.]+', '"epoch": 0', history)),
+            ("history.jsonl", re.sub(r'"step": \d+', '"step": 1.5', history)),
+            (
+                "history.jsonl",
+                re.sub(r"_accuracy\": \[.*?\]", '_accuracy": []', history),
+            ),
+            ("history.jsonl", re.sub(r'"train_loss": \[.*?\]', '"x": [1]', history)),
+            ("history.jsonl", history.replace("train_loss", r"\udcff")),
             ("summary.csv", "optimizer\nadamw\n"),
             ("summary.csv", "optimizer\negd\nsgd\n"),
             ("summary.csv", re.sub(r"\b9\b", "x", summary)),
+            ("summary.csv", summary.replace("compile_seconds", "seconds")),
+            ("summary.csv", re.sub(r"(,[^,\n]*){4}\n(?=\w|$)", "\n", summary)),
+            ("summary.csv", summary.replace("sgd", "s" * 200_000)),
         ]
     ):
         damaged = tmp_path / str(number)
@@ -195,6 +211,8 @@ def test_folders_without_a_run_are_named(folder, tmp_path, monkeypatch, capsys):
         (damaged / name).write_text(text)
         assert f"{damaged / name} is damaged" in refused(folder, damaged)
     assert not (tmp_path / "page.html").exists()
-    with pytest.raises(SystemExit):
-        call(monkeypatch, "report", folder, "--out", "")
-    assert "--out must be a file, got '.'" in capsys.readouterr().err
+    for out, shown in {"": "'.'", ".": "'.'", "/": "'/'", "..": "'..'"}.items():
+        with pytest.raises(SystemExit):
+            call(monkeypatch, "report", folder, "--out", out)
+        assert f"--out must be a file, got {shown}" in capsys.readouterr().err
+    assert r"printable names, got 'a\udcff'" in refused("a\udcff")

@@ -294,6 +294,21 @@ def test_a_table_of_a_spreadsheet_is_read_and_what_is_none_is_named(tmp_path):
         np.savez(file, a=table)
     with pytest.raises(ValueError, match=r"archive\.npy has no table .* several"):
         read_table(tmp_path / "archive.npy")
+    whole = (tmp_path / "archive.npy").read_bytes()
+    (tmp_path / "half.npy").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"half\.npy has no table of whole numbers"):
+        read_table(tmp_path / "half.npy")
+    for side in (10**6, 10**30):  # more than a machine has, than a number can say
+        header = {"descr": "<f8", "fortran_order": False, "shape": (side, 2)}
+        with (tmp_path / "huge.npy").open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
+        with pytest.raises(ValueError, match=r"huge\.npy has no table of whole"):
+            read_table(tmp_path / "huge.npy")
+    np.save(tmp_path / "short.npy", table.astype(np.float16))
+    assert np.array_equal(read_table(tmp_path / "short.npy"), table)
+    np.save(tmp_path / "times.npy", table.astype("m8[s]"))
+    with pytest.raises(ValueError, match=r"whole numbers, got timedelta64\[s\]"):
+        read_table(tmp_path / "times.npy")
     for lowest in (-np.inf, -1e300):
         np.save(tmp_path / "low.npy", np.where(table == 0, lowest, table))
         with pytest.raises(ValueError, match="must have numbers of 64 bits"):

@@ -9,8 +9,13 @@ from egd_optax.grokking.training.history import History, from_json_lines
 
 _DAMAGED = (
     *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    ArithmeticError,  # of numbers that are too large, or zero
     RecursionError,  # of thousands of brackets
+    csv.Error,
 )
+# What a page shows of the summary; the latter are empty where a run did not get there.
+_NUMBERS = ("final_test_accuracy_median", "run_seconds", "compile_seconds")
+_REACHED = ("first_steps_median", "sustained_steps_median")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +43,24 @@ def read_run(folder: Path) -> Run:
         about = [config["device"], *map(" ".join, config["versions"].items())]
         title, command = config["title"], config["typed"]
         threshold = float(config["threshold"])
-        if not all(isinstance(words, str) for words in (title, command, *about)):
-            raise TypeError
+        if not 0 < threshold <= 1:
+            raise ValueError
+        for words in (title, command, *about):
+            words.encode()  # a page cannot have bytes of no character
         path = folder / "history.jsonl"
         histories = from_json_lines(path.read_text(encoding="utf-8"))
+        for history in histories.values():
+            "".join(history.metrics).encode()
         path = folder / "summary.csv"
         summary = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         if not histories or histories.keys() != {row["optimizer"] for row in summary}:
             raise ValueError
         for row in summary:
-            float(row["final_test_accuracy_median"]), int(row["steps_run"])
-            for kind in ("first", "sustained"):
-                float(row[f"{kind}_steps_median"] or "inf")  # nothing: not reached
+            int(row["steps_run"])
+            for name in _NUMBERS:
+                float(row[name])
+            for name in _REACHED:
+                float("inf" if row[name] == "" else row[name])
     except OSError as error:
         raise ValueError(
             f"{folder} has no finished run of egd-grok race or train: "

@@ -1,5 +1,5 @@
 """``python -m egd_optax.grokking.cli``."""
 
-from egd_optax.grokking.cli.commands import main
+from egd_optax.grokking.cli import main
 
 main()

@@ -50,6 +50,9 @@ from egd_optax.grokking.training.checkpoints import (
 )
 from egd_optax.grokking.training.devices import is_first, side_by_side
 
+# The exit status after a Ctrl-C, as shells have it.
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Runs the command line.
@@ -65,14 +68,14 @@ def main() -> None:
         command = parse(sys.argv[1:])
     except ValueError as error:
         _fail(str(error), 2)
-    if isinstance(command, Report):
-        _report(command)
-        return
     try:
-        _experiment(command)
+        if isinstance(command, Report):
+            _report(command)
+        else:
+            _experiment(command)
     except KeyboardInterrupt:
         print(file=sys.stderr)  # ends the line that has the ^C
-        _fail(f"interrupted; see {command.out}", 130)
+        _fail(f"interrupted; see {command.out}", INTERRUPTED)
 
 
 def _experiment(command: Experiment) -> None:
@@ -120,7 +123,10 @@ def _experiment(command: Experiment) -> None:
 def _report(command: Report) -> None:
     if not command.folders:
         _fail("report takes folders that race or train left, got none", 2)
-    if not command.out.name:
+    for path in (*command.folders, command.out):
+        if not str(path).isprintable():
+            _fail(f"report takes printable names, got {str(path)!r}", 2)
+    if command.out.name in ("", ".."):
         _fail(f"--out must be a file, got {str(command.out)!r}", 2)
     try:
         runs = [read_run(folder) for folder in command.folders]
@@ -172,7 +178,8 @@ def _run(
     grids: Sequence[Grid],
     checkpoints: Checkpoints | None,
 ) -> None:
-    console = Console(quiet=not is_first())
+    # A file may be named :sun:.csv.
+    console = Console(quiet=not is_first(), emoji=False)
     problem, settings = prepared.problem, prepared.problem.settings
     trained_on = settings.train_fraction * (1 - settings.validation_fraction)
     size = settings.batch_size

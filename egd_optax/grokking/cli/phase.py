@@ -78,15 +78,14 @@ def _axis(name: str, words: Sequence[str]) -> Axis:
             f"--{name} must be an axis, its least and its greatest value and how many, "
             f"such as train-fraction 0.2 0.8 7, got {' '.join(words) or 'nothing'}"
         ) from error
-    choices = [each.replace("_", "-") for each in AXES]
-    if axis not in choices:
-        raise ValueError(
-            f"--{name}: unknown axis {axis!r}: choose among {', '.join(choices)}"
-        )
+    field = axis.replace("-", "_")
+    if field not in AXES:
+        choices = ", ".join(AXES).replace("_", "-")
+        raise ValueError(f"--{name}: unknown axis {axis!r}: choose among {choices}")
     try:
-        return Axis(axis.replace("-", "_"), low, high, number)
+        return Axis(field, low, high, number)
     except ValueError as error:
-        raise ValueError(f"--{name}: {error}") from error
+        raise ValueError(f"--{name}: {error}".replace("_", "-")) from error
 
 
 def run_phase(

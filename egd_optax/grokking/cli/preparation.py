@@ -52,8 +52,11 @@ class Prepared(NamedTuple):
 def prepare(command: Experiment) -> Prepared:
     """All that bad input can break, before anything is run or written."""
     check_range("seeds", command.seeds, at_most=2**20)
-    if not str(command.out).isprintable():
-        raise ValueError(f"out must be a printable name, got {str(command.out)!r}")
+    for option in ("out", "group", "table", "settings"):
+        name = str(getattr(command, option, ""))
+        # Messages, picture and page have it, which cannot show bytes of no character.
+        if not name.isprintable():
+            raise ValueError(f"{option} must be a printable name, got {name!r}")
     if isinstance(command, Tune):
         _check_search(command)
     problem = problem_of(command)

@@ -1,5 +1,6 @@
 """Binary operations on n elements, from a table: all examples of a ∘ b."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -76,6 +77,13 @@ def check_size(name: str, n: int, encoding: str) -> None:
     check_entries(name, n, n * n * (2 * n if encoding == "one-hot" else 4))
 
 
+# Of a header that asks for more than there is, and of half an archive, too.
+_NO_TABLE = (
+    *(OSError, ValueError, EOFError),
+    *(MemoryError, OverflowError, zipfile.BadZipFile),
+)
+
+
 def read_table(path: Path) -> np.ndarray:
     """A table from a file: ``.npy``, or text with commas between numbers.
 
@@ -84,7 +92,8 @@ def read_table(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix == ".npy":
-            table = np.load(path)
+            with path.open("rb") as file:
+                table = np.load(file)
             if not isinstance(table, np.ndarray):
                 raise ValueError("it is an archive of several")
         else:
@@ -97,9 +106,9 @@ def read_table(path: Path) -> np.ndarray:
                         f"row 0 has {len(rows[0])} of them, row {number} {len(row)}"
                     )
             table = np.array(rows)
-    except (OSError, ValueError, EOFError) as error:
+    except _NO_TABLE as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        why = why.splitlines()[0]
+        why = why.splitlines()[0] if why else "it takes too much memory"
         raise ValueError(f"{path} has no table of whole numbers: {why}") from error
     _check_table(table, str(path))
     return table.astype(np.int64)
@@ -111,13 +120,15 @@ def _check_table(table: np.ndarray, name: str = "table") -> None:
             f"{name} must be square, a row and a column for each element, got shape "
             f"{table.shape}"
         )
-    if not np.issubdtype(table.dtype, np.number) or np.iscomplexobj(table):
+    if table.dtype.kind not in "iuf":
         raise ValueError(f"{name} must have whole numbers, got {table.dtype}")
     wrong = table[table != np.floor(table)]
     if wrong.size:
         raise ValueError(f"{name} must have whole numbers, got {wrong[0]}")
+    # Not every dtype has the bounds that they are compared with.
+    least, greatest = float(table.min()), float(table.max())
     # A class costs an output of the model.
-    if table.max() >= 2**20:
-        raise ValueError(f"{name} must have numbers below 2^20, got {table.max():.0f}")
-    if table.min() <= -(2**63):
-        raise ValueError(f"{name} must have numbers of 64 bits, got {table.min():g}")
+    if greatest >= 2**20:
+        raise ValueError(f"{name} must have numbers below 2^20, got {greatest:.0f}")
+    if least <= -(2**63):
+        raise ValueError(f"{name} must have numbers of 64 bits, got {least:g}")

@@ -91,7 +91,7 @@ def from_json_lines(text: str) -> dict[str, History]:
     """The histories whose records, with the name of each, became these lines.
 
     Raises:
-      ValueError, KeyError, TypeError, IndexError: it is no such text.
+      ValueError, KeyError, TypeError, ArithmeticError: it is no such text.
     """
     records: dict[str, list[dict[str, Any]]] = {}
     for line in text.splitlines():
@@ -104,9 +104,15 @@ def _history(rows: list[dict[str, Any]]) -> History:
     names = [x for x in rows[0] if x not in ("optimizer", "step", "epoch")]
     # What was no number is null.
     metrics = {name: np.array([row[name] for row in rows], float) for name in names}
+    steps = np.array([row["step"] for row in rows])
+    shape = metrics["test_accuracy"].shape
+    if steps.dtype.kind != "i" or len(shape) != 2 or not all(shape):
+        raise ValueError("no steps, or no seeds")
+    if any(values.shape != shape for values in metrics.values()):
+        raise ValueError("metrics of other seeds")
     return History(
-        seeds=tuple(range(metrics["test_accuracy"].shape[1])),
-        steps=np.array([row["step"] for row in rows]),
+        seeds=tuple(range(shape[1])),
+        steps=steps,
         steps_per_epoch=round(rows[0]["step"] / rows[0]["epoch"]),
         metrics=metrics,
     )
