@@ -99,11 +99,13 @@ def leaves_below(prefix: Any, tree: Any, problem: str, **is_leaf: Any) -> list[A
 def rank_of(path: Any, leaf: Any) -> int:
     """Number of axes of a leaf, which is refused if it is neither array nor number."""
     if not hasattr(leaf, "ndim") and not isinstance(leaf, (bool, int, float, complex)):
-        raise ArgumentError(
-            f"leaf {jax.tree_util.keystr(path) or 'params'} must be an array, got "
-            f"{shown(leaf)}"
-        )
+        raise ArgumentError(f"{named_leaf(path)} must be an array, got {shown(leaf)}")
     return jnp.ndim(leaf)
+
+
+def named_leaf(path: Any) -> str:
+    """A leaf as it stands in a message."""
+    return f"leaf {jax.tree_util.keystr(path) or 'params'}"
 
 
 def checked_mask(name: str, mask: Mask) -> Callable[[Any], Any]:

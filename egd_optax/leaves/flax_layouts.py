@@ -123,8 +123,8 @@ def _told_by_name(leaf: Leaf) -> Sides | None:
         return MATRIX
     if rank == 3 and parent in ("query", "key", "value"):
         return Sides((0,), (1, 2))
-    in_attention = leaf.near(2, "query", "kernel") or not leaf.bias_is_masked
-    if rank == 3 and parent == "out" and in_attention:
+    in_doubt = leaf.bias_is_masked and not leaf.near(2, "query", "kernel")
+    if rank == 3 and parent == "out" and not in_doubt:
         return Sides((0, 1), (2,))
     path = " ".join(leaf.names).lower()
     # Transposed and unshared kernels are told by their bias alone.

@@ -14,6 +14,7 @@ from egd_optax.leaves.checks import (
     is_function,
     is_number,
     leaves_below,
+    named_leaf,
     rank_of,
 )
 from egd_optax.leaves.default_rule import numbers_by_rank, warn_of_higher_ranks
@@ -119,9 +120,7 @@ def _layout(path: Any, x: jax.Array, number: MuonDimensionNumbers) -> MatrixLayo
     dtype = jnp.result_type(x)
 
     def fail(reason: str) -> ArgumentError:
-        return ArgumentError(
-            f"leaf {jax.tree_util.keystr(path)} of shape {jnp.shape(x)}: {reason}"
-        )
+        return ArgumentError(f"{named_leaf(path)} of shape {jnp.shape(x)}: {reason}")
 
     if not isinstance(number, MuonDimensionNumbers):
         raise fail(f"{shown(number)} is neither MuonDimensionNumbers nor None")

@@ -9,7 +9,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from egd_optax.arguments import ArgumentError, checked_count, shown
-from egd_optax.leaves.checks import axes_of, is_number, rank_of
+from egd_optax.leaves.checks import axes_of, is_number, named_leaf, rank_of
 from egd_optax.leaves.fused import FusedAxis
 from egd_optax.leaves.scanned import Scanned, axes_of_one_layer, checked_scanned
 
@@ -87,8 +87,12 @@ def named_dimension_numbers(
     for path, axes in layers.items():
         beside = (*names[path][:-1], bias)
         leaf = Leaf(
-            *(path, names[path], shapes[names[path]]),
-            *(shapes.get(beside), beside in masked, shapes),
+            path,
+            names[path],
+            shape=shapes[names[path]],
+            bias=shapes.get(beside),
+            bias_is_masked=beside in masked,
+            shapes=shapes,
         )
         sides = sides_of(leaf)
         if sides is None:
@@ -153,7 +157,7 @@ def _in_the_array(sides: Sides, axes: Shape) -> MuonDimensionNumbers | None:
 
 
 def _described(leaf: Leaf, array: Any) -> str:
-    text = f"leaf {jax.tree_util.keystr(leaf.path)} of shape {jnp.shape(array)}, "
+    text = f"{named_leaf(leaf.path)} of shape {jnp.shape(array)}, "
     if leaf.shape != jnp.shape(array):
         text += f"of which one layer is {leaf.shape}, "
     if leaf.bias_is_masked:

@@ -43,21 +43,8 @@ def add_to_matrices(
         given = numbers if mask is None else of_part
         return map_matrices(direction, params, given, otherwise=jnp.zeros_like)
 
-    tx = add_to_gradient(directions, strength, mask)
-    if mask is None or of_all is of_part:
-        return tx
-
-    def update_fn(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        # Before the mask takes out what a leaf is told by.
-        of_all(where_given(updates, params))
-        return tx.update(updates, state, params, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+    ask = None if of_all is of_part else of_all
+    return add_to_gradient(directions, strength, mask, before_mask=ask)
 
 
 def add_to_gradient(
@@ -65,8 +52,12 @@ def add_to_gradient(
     strength: optax.ScalarOrSchedule,
     mask: Mask | None,
     factor: int = 1,
+    before_mask: Callable[[optax.Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adds ``factor * strength * direction(params)`` to the updates."""
+    """Adds ``factor * strength * direction(params)`` to the updates.
+
+    ``before_mask`` sees all parameters, where ``mask`` leaves a part to ``direction``.
+    """
     strength = checked_schedule("strength", strength)
 
     def init_fn(params: optax.Params) -> optax.OptState:
@@ -108,6 +99,8 @@ def add_to_gradient(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         params = where_given(updates, params)
+        if before_mask is not None:
+            before_mask(params)
         return masked.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(masked.init, update_masked_fn)
